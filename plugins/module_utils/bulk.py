@@ -44,7 +44,9 @@ def requested(params: Mapping[str, Any], *, shared: Iterable[str] = (), key: str
             raise MicrovmError(f"give either 'name' or '{key}'", option="name")
         return [beside]
     if beside.get("name") is not None:
-        raise MicrovmError(f"'name' and '{key}' exclude each other; put the name into the items of '{key}'", option="name")
+        raise MicrovmError(
+            f"'name' and '{key}' exclude each other; put the name into the items of '{key}'", option="name"
+        )
     items = []
     seen: set[str] = set()
     for position, item in enumerate(params[key]):
@@ -101,7 +103,11 @@ def report(outcomes: Mapping[str, Outcome | MicrovmError], *, key: str = "vms") 
                     "after": dict(outcome.after or {}),
                 }
             )
-    result: dict[str, Any] = {"changed": any(entry["changed"] for entry in entries.values()), "diff": diffs, key: entries}
+    result: dict[str, Any] = {
+        "changed": any(entry["changed"] for entry in entries.values()),
+        "diff": diffs,
+        key: entries,
+    }
     failures = [entry["msg"] for entry in entries.values() if entry.get("failed")]
     if failures:
         result["failed"] = True

@@ -10,7 +10,7 @@ import re
 
 from .errors import MicrovmError
 
-_SIZE = re.compile(r"(\d+)\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]+)\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 _SHIFT = {"K": 10, "M": 20, "G": 30, "T": 40}
 
 
@@ -22,5 +22,7 @@ def parse_size(text: str | int, *, option: str) -> int:
     """
     match = _SIZE.fullmatch(str(text).strip())
     if match is None:
-        raise MicrovmError(f"{text!r} is not a size: write a whole number with a unit, such as 512MiB or 20GiB", option=option)
+        raise MicrovmError(
+            f"{text!r} is not a size: write a whole number with a unit, such as 512MiB or 20GiB", option=option
+        )
     return int(match[1]) << _SHIFT.get((match[2] or "").upper(), 0)

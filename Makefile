@@ -1,0 +1,111 @@
+# make demo    two guests on this machine, their services answering, and nothing left behind
+# make test    every gate and every test
+# make bench   the benchmarks: tables to read, no part of the tests
+#
+# Each installs what it needs: the packages of tests/support/packages.txt from the distribution, and
+# tests/requirements.txt into a virtual environment under .cache/. They need root (TAPs, nftables, namespaces).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The distribution's Python: its version is the one that ansible-test is told of.
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
+CACHE := $(CURDIR)/.cache
+VENV := $(CACHE)/venv
+# A checkout must lie at .../ansible_collections/NAMESPACE/NAME for Ansible to find it, so the tools get a copy there.
+COLLECTIONS := $(CACHE)/collections
+COLLECTION := $(COLLECTIONS)/ansible_collections/microvm/cloud_hypervisor
+
+export PATH := $(VENV)/bin:$(PATH)
+export ANSIBLE_COLLECTIONS_PATH := $(COLLECTIONS)
+export PYTHONPATH := $(COLLECTIONS)
+export MYPYPATH := $(COLLECTIONS)
+export MICROVM_CACHE := $(CACHE)
+export MICROVM_OPENAPI_DIR ?= $(abspath $(CURDIR)/../shared/openapi)
+
+PYTHON_VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+ANSIBLE_TEST = cd $(COLLECTION) && ansible-test
+PYTEST = cd $(COLLECTION) && python -m pytest -p no:cacheprovider -ra
+
+.PHONY: help
+help:
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
+
+# ---- What everything needs ----
+
+.PHONY: setup copy guest vmm
+setup: $(VENV)/.done
+	@[ "$$(id -u)" = 0 ] || { echo "this needs root, for TAPs, nftables and network namespaces: sudo make ..." >&2; exit 1; }
+
+$(VENV)/.done: tests/requirements.txt tests/support/packages.txt tests/support/install_packages.sh tests/support/ansible_test_pip.py
+	sh tests/support/install_packages.sh tests/support/packages.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	python tests/support/ansible_test_pip.py
+	touch $@
+
+copy: setup
+	@rm -rf $(COLLECTION) && mkdir -p $(COLLECTION)
+	@git ls-files -z --cached --others --exclude-standard --deduplicate \
+	  | rsync -a --from0 --files-from=- --ignore-missing-args ./ $(COLLECTION)/
+
+guest: copy
+	python tests/support/small_guest/build.py $(CACHE)/small_guest
+
+# ---- The demo ----
+
+.PHONY: demo
+demo: guest
+	cd $(COLLECTION)/examples/demo && ./run
+
+# ---- The gates ----
+
+.PHONY: lint sanity docs package
+lint: copy
+	cd $(COLLECTION) && ruff check . && ruff format --check .
+	cd $(COLLECTION) && mypy --config-file pyproject.toml plugins/module_utils plugins/plugin_utils
+	cd $(COLLECTION) && yamllint --strict .
+	cd $(COLLECTION) && reuse lint --quiet || { cd $(COLLECTION) && reuse lint; }
+	cd $(COLLECTION) && ansible-lint --profile production --offline --strict
+
+sanity: lint
+	$(ANSIBLE_TEST) sanity --local --python $(PYTHON_VERSION)
+
+docs: copy
+	cd $(COLLECTION) && antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs=all .
+	cd $(COLLECTION) && antsibull-changelog lint
+
+package: copy
+	ansible-galaxy collection build --force --output-path $(CACHE)/dist $(COLLECTION)
+
+# ---- The tests ----
+
+.PHONY: units test-vmm system integration molecule test
+units: copy
+	$(ANSIBLE_TEST) units --local --python $(PYTHON_VERSION)
+
+test-vmm: copy
+	$(PYTEST) tests/vmm_contract
+
+system: guest
+	$(PYTEST) tests/fat32 tests/disks tests/firewall tests/lifecycle tests/small_guest
+
+integration: guest
+	$(ANSIBLE_TEST) integration --local --python $(PYTHON_VERSION)
+
+molecule: guest
+	cd $(COLLECTION)/extensions && molecule test --all
+
+test: lint sanity docs package units test-vmm system integration molecule
+
+# ---- The benchmarks ----
+
+.PHONY: bench
+bench: guest
+	cd $(COLLECTION) && for benchmark in tests/benchmarks/[a-z]*.py; do python $$benchmark; done
+
+.PHONY: clean
+clean:
+	rm -rf $(CACHE)
