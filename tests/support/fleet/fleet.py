@@ -1,0 +1,231 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Hypervisor hosts to test on: containers with systemd and sshd, each with a network of its own, on this machine.
+
+Usage: fleet.py up DIRECTORY [--hosts N] [--show PATH ...]
+       fleet.py down DIRECTORY
+
+DIRECTORY caches the hosts' file system and holds what differs between them. ``up`` prints an inventory's hosts as JSON,
+by name: the options that ssh needs. ``--show`` makes a directory of this machine visible, read-only, at the same path.
+
+Each host is a systemd-nspawn container over an overlay of one tree of the distribution's packages. Its network
+namespace is made beforehand, so that it stays over a reboot of the host, and is joined to a bridge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PACKAGES = (
+    "dbus,iproute2,kmod,nftables,openssh-server,procps,python3,python3-requests-unixsocket,qemu-system-x86,qemu-utils,"
+    "systemd,systemd-sysv"
+)
+PREFIX = "fleet"
+# TEST-NET-3 of RFC 5737: no real network has these addresses.
+NETWORK = "203.0.113"
+CGROUPS = Path("/sys/fs/cgroup")
+START_SECONDS = 60
+
+# nspawn mounts the cgroup v1 controllers read-only. systemd then takes them for missing and ignores MemoryMax and its
+# like without a word.
+INIT = """\
+#!/bin/sh
+for controller in /sys/fs/cgroup/*/; do mount -o remount,rw,bind "$controller" || true; done
+exec /lib/systemd/systemd
+"""
+# With a server that does not answer, each connection would wait for the name of its peer.
+RESOLV_CONF = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n"
+
+
+def run(*argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command quietly; show what it printed where it failed."""
+    done = subprocess.run(argv, text=True, capture_output=True, check=False)
+    if check and done.returncode != 0:
+        raise SystemExit(f"{' '.join(argv)} failed with {done.returncode}: {done.stderr or done.stdout}")
+    return done
+
+
+def build_tree(directory: Path) -> Path:
+    """Return the tree that all hosts share; make it unless it is there."""
+    tree = directory / "tree"
+    if not tree.exists():
+        unfinished = directory / "tree.new"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
+        options = ["--variant=minbase", '--aptopt=APT::Install-Recommends "false"', f"--include={PACKAGES}"]
+        run("mmdebstrap", "--quiet", *options, suite, str(unfinished))
+        unfinished.rename(tree)
+    return tree
+
+
+def cgroup_directories(host: str) -> list[Path]:
+    """Return the host's cgroup in each hierarchy that there is."""
+    mounted = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    return [Path(fields[1], f"{PREFIX}-{host}") for fields in mounted if fields[2] in ("cgroup", "cgroup2")]
+
+
+def make_cgroups(host: str) -> list[Path]:
+    """Make a cgroup for the host in each hierarchy, so that what it limits and counts is its own."""
+    made = cgroup_directories(host)
+    for path in made:
+        path.mkdir(exist_ok=True)
+        for setting in ("cpuset.cpus", "cpuset.mems"):
+            if (path / setting).exists():
+                (path / setting).write_text((path.parent / setting).read_text())
+    return made
+
+
+def kill_cgroups(host: str) -> None:
+    """Kill all that runs in the host's cgroups and remove them. A container's systemd outlives its nspawn."""
+    deadline = time.monotonic() + 20
+    for path in cgroup_directories(host):
+        while path.exists() and time.monotonic() < deadline:
+            for procs in path.rglob("cgroup.procs"):
+                with contextlib.suppress(OSError):
+                    for pid in procs.read_text().split():
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(int(pid), signal.SIGKILL)
+            for below in sorted((entry for entry in path.rglob("*") if entry.is_dir()), reverse=True):
+                with contextlib.suppress(OSError):
+                    below.rmdir()
+            with contextlib.suppress(OSError):
+                path.rmdir()
+            time.sleep(0.05)
+
+
+def make_network(hosts: list[str]) -> None:
+    """Make a bridge in a namespace of its own, and join each host's namespace and this one to it."""
+    bridge = f"{PREFIX}-br"
+    run("ip", "netns", "add", bridge)
+    run("ip", "-n", bridge, "link", "add", "br0", "type", "bridge")
+    run("ip", "-n", bridge, "link", "set", "br0", "up")
+    run("ip", "link", "add", PREFIX, "type", "veth", "peer", "name", "controller", "netns", bridge)
+    run("ip", "addr", "add", f"{NETWORK}.1/24", "dev", PREFIX)
+    run("ip", "link", "set", PREFIX, "up")
+    run("ip", "-n", bridge, "link", "set", "controller", "master", "br0", "up")
+    for number, host in enumerate(hosts, start=1):
+        namespace = f"{PREFIX}-{host}"
+        run("ip", "netns", "add", namespace)
+        run("ip", "-n", namespace, "link", "add", "eth0", "type", "veth", "peer", "name", host, "netns", bridge)
+        run("ip", "-n", bridge, "link", "set", host, "master", "br0", "up")
+        run("ip", "-n", namespace, "addr", "add", f"{NETWORK}.{10 + number}/24", "dev", "eth0")
+        run("ip", "-n", namespace, "link", "set", "lo", "up")
+        run("ip", "-n", namespace, "link", "set", "eth0", "up")
+        run("ip", "-n", namespace, "route", "add", "default", "via", f"{NETWORK}.1")
+
+
+def start(directory: Path, tree: Path, host: str, show: list[str]) -> None:
+    """Mount the host's file system and run it, again and again as long as it ends in order to reboot."""
+    home = directory / "hosts" / host
+    for part in ("upper", "work", "root"):
+        (home / part).mkdir(parents=True, exist_ok=True)
+    layers = f"lowerdir={tree},upperdir={home}/upper,workdir={home}/work"
+    run("mount", "-t", "overlay", PREFIX, "-o", layers, str(home / "root"))
+    root = home / "root"
+    (root / "etc/hostname").write_text(f"{host}\n")
+    (root / "etc/resolv.conf").unlink(missing_ok=True)
+    (root / "etc/resolv.conf").write_text(RESOLV_CONF)
+    (root / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
+    shutil.copy(directory / "key.pub", root / "root/.ssh/authorized_keys")
+    (root / "sbin/fleet-init").write_text(INIT)
+    (root / "sbin/fleet-init").chmod(0o755)
+
+    nspawn = ["systemd-nspawn", "--quiet", f"--directory={root}", f"--machine={host}", "--register=no", "--keep-unit"]
+    nspawn += ["--kill-signal=SIGRTMIN+3", "--capability=CAP_NET_ADMIN", "--resolv-conf=off", "--timezone=off"]
+    nspawn += [f"--network-namespace-path=/run/netns/{PREFIX}-{host}", "--link-journal=no", "--console=pipe"]
+    nspawn += ["--bind=/dev/kvm", "--bind=/dev/net/tun", *(f"--bind-ro={path}" for path in show), "/sbin/fleet-init"]
+    # nsenter: CAP_NET_ADMIN is given only within the namespace that nspawn itself is in. 133: the host reboots.
+    script = 'for procs in $CGROUPS; do echo $$ >"$procs"; done; while :; do "$@"; [ $? = 133 ] || exit; done'
+    subprocess.Popen(
+        ["/bin/sh", "-c", script, "fleet", "nsenter", f"--net=/run/netns/{PREFIX}-{host}", *nspawn],
+        stdin=subprocess.DEVNULL,
+        stdout=(home / "console.log").open("w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env={
+            **os.environ,
+            "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network",
+            "CGROUPS": " ".join(str(path / "cgroup.procs") for path in make_cgroups(host)),
+        },
+    )
+
+
+def wait_for_ssh(directory: Path, host: str, address: str) -> None:
+    """Wait until the host's sshd lets us in; show its console where it does not."""
+    ssh = ["ssh", "-i", str(directory / "key"), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
+    deadline = time.monotonic() + START_SECONDS
+    while run(*ssh, "-o", "ConnectTimeout=1", "-o", "BatchMode=yes", f"root@{address}", "true", check=False).returncode:
+        if time.monotonic() > deadline:
+            console = (directory / "hosts" / host / "console.log").read_text(errors="replace")
+            raise SystemExit(f"{host} does not answer over ssh within {START_SECONDS} seconds; its console:\n{console}")
+        time.sleep(0.2)
+
+
+def up(directory: Path, hosts: list[str], show: list[str]) -> dict[str, dict[str, str]]:
+    """Make the hosts, after removing what an earlier fleet left; return the inventory's hosts."""
+    down(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    tree = build_tree(directory)
+    if not (directory / "key").exists():
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / "key"))
+    make_network(hosts)
+    for host in hosts:
+        start(directory, tree, host, show)
+    inventory = {}
+    for number, host in enumerate(hosts, start=1):
+        address = f"{NETWORK}.{10 + number}"
+        wait_for_ssh(directory, host, address)
+        inventory[host] = {
+            "ansible_host": address,
+            "ansible_user": "root",
+            "ansible_ssh_private_key_file": str(directory / "key"),
+            "ansible_ssh_common_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
+            "ansible_python_interpreter": "/usr/bin/python3",
+        }
+    return inventory
+
+
+def down(directory: Path) -> None:
+    """Remove the hosts and all they wrote; the shared tree and the key stay."""
+    homes = directory / "hosts"
+    for home in sorted(homes.iterdir()) if homes.exists() else []:
+        kill_cgroups(home.name)
+        while os.path.ismount(home / "root"):
+            run("umount", "--lazy", str(home / "root"))
+        shutil.rmtree(home)
+    namespaces = json.loads(run("ip", "-json", "netns", "list").stdout or "[]")
+    for namespace in namespaces:
+        if namespace["name"].startswith(f"{PREFIX}-"):
+            run("ip", "netns", "delete", namespace["name"])
+    run("ip", "link", "delete", PREFIX, check=False)
+
+
+def main() -> None:
+    """Read the command line and do what it says."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("action", choices=["up", "down"])
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--hosts", type=int, default=3)
+    parser.add_argument("--show", action="append", default=[])
+    arguments = parser.parse_args()
+    if arguments.action == "down":
+        down(arguments.directory.resolve())
+        return
+    names = [f"h{number}" for number in range(1, arguments.hosts + 1)]
+    json.dump(up(arguments.directory.resolve(), names, arguments.show), sys.stdout, indent=2)
+
+
+if __name__ == "__main__":
+    main()
