@@ -24,20 +24,30 @@ def fsync_directory(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
-    """Yield a new file that takes the name ``path`` once the block ends well, and vanishes otherwise.
+def staged(path: Path, *, mode: int = 0o600) -> Iterator[Path]:
+    """Yield the name of a new, empty file, for a tool to write to, that becomes ``path`` once the block ends well.
 
-    The content and the name are on disk when the block has ended. ``mode`` holds from the first byte on.
+    Otherwise it vanishes. The content and the name are on disk when the block has ended. ``mode`` holds from the first
+    byte on, unless the tool replaces the file.
     """
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "w+b") as file:
-            os.fchmod(file.fileno(), mode)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.fchmod(descriptor, mode)
+        yield temporary
+        os.fsync(descriptor)
+        temporary.replace(path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(descriptor)
     fsync_directory(path.parent)
+
+
+@contextmanager
+def replacing(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """Yield a new file that takes the name ``path`` once the block ends well, as ``staged`` does."""
+    with staged(path, mode=mode) as temporary, temporary.open("r+b") as file:
+        yield file
+        file.flush()

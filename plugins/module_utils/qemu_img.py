@@ -1,0 +1,74 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""qemu-img, the one tool here that reads and writes disk formats."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from .runner import Runner
+
+Format = Literal["raw", "qcow2"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """What an image says of itself; the size is what a guest sees, in bytes."""
+
+    format: str
+    virtual_size: int
+    backing_file: str | None
+    data_file: str | None
+
+
+def info(runner: Runner, path: Path, format: Format) -> ImageInfo:
+    """Return what qemu-img reads in an image of a known format. Raises CommandFailed.
+
+    The format is never probed: a guest that writes to a raw disk could make it look like another.
+    """
+    argv = ["qemu-img", "info", "--force-share", "--output=json", "-f", format, str(path)]
+    shown = json.loads(runner.run(argv).stdout)
+    specific = shown.get("format-specific", {}).get("data", {})
+    return ImageInfo(
+        shown["format"], int(shown["virtual-size"]), shown.get("backing-filename"), specific.get("data-file")
+    )
+
+
+def convert_to_raw(runner: Runner, source: Path, source_format: Format, target: Path) -> None:
+    """Write ``source`` to ``target`` as a sparse raw image. Raises CommandFailed."""
+    runner.run(["qemu-img", "convert", "-f", source_format, "-O", "raw", str(source), str(target)])
+
+
+def create_qcow2(runner: Runner, path: Path, size: int) -> None:
+    """Make an empty qcow2 image of ``size`` bytes. Raises CommandFailed."""
+    runner.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(size)])
+
+
+def create_overlay(runner: Runner, path: Path, backing: Path) -> None:
+    """Make a qcow2 image that holds what differs from the raw image ``backing``. Raises CommandFailed."""
+    runner.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(backing), "-F", "raw", str(path)])
+
+
+def resize(runner: Runner, path: Path, format: Format, size: int) -> None:
+    """Grow an image that no one else has open to ``size`` bytes. Raises CommandFailed."""
+    runner.run(["qemu-img", "resize", "-q", "-f", format, str(path), str(size)])
+
+
+def size_of(path: Path, format: Format) -> int:
+    """Return the size in bytes that a guest sees, without running qemu-img.
+
+    For qcow2 it stands in the header, bytes 24 to 31 (QEMU, docs/interop/qcow2.txt). Raises OSError, and ValueError
+    for a file that is no qcow2 image.
+    """
+    if format == "raw":
+        return path.stat().st_size
+    with path.open("rb") as file:
+        header = file.read(32)
+    if header[:4] != b"QFI\xfb" or len(header) < 32:
+        raise ValueError(f"'{path}' is not a qcow2 image")
+    return int.from_bytes(header[24:32], "big")

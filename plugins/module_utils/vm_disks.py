@@ -1,0 +1,424 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A VM's disks: the root disk, CIDATA, the service disk and data disks, in its directory."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from . import fat_disk, guest_files, qemu_img
+from .bulk import Outcome
+from .errors import MicrovmError
+from .fat32 import Layout
+from .fat_disk import Contents
+from .files import replacing, staged
+from .guest_files import Manifest
+from .names import check_vm_name
+from .runner import Runner
+from .sizes import parse_size
+
+RootMode = Literal["reflink", "overlay", "copy"]
+RECORD = "disks.json"
+# linux/fs.h: _IOW(0x94, 9, int)
+_FICLONE = 0x40049409
+# asm-generic/fcntl.h. Both QEMU and Cloud Hypervisor hold such a lock on a disk that they have open.
+_F_OFD_GETLK = 36
+_DATA_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the controller sent along: manifests of its files, and a directory with those that are here already."""
+
+    manifests: Mapping[str, Manifest] = field(default_factory=dict)
+    contents: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FatPlan:
+    """A FAT32 disk that is to be: where, of what, and how it differs from what is there."""
+
+    kind: Literal["cidata", "service"]
+    path: Path
+    wanted: Contents
+    layout: Layout
+    change: fat_disk.Difference | None
+
+
+def _directory(state_dir: Path, name: str) -> Path:
+    return state_dir / "vms" / name
+
+
+def _read_record(directory: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((directory / RECORD).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except ValueError as error:
+        raise MicrovmError(
+            f"'{directory / RECORD}' is not JSON ({error}); remove it to have the disks built anew"
+        ) from error
+    return dict(record)
+
+
+def _write_record(directory: Path, record: Mapping[str, Any]) -> None:
+    with replacing(directory / RECORD) as file:
+        file.write(json.dumps(record, indent=1, sort_keys=True).encode())
+
+
+def plan_fat_disks(
+    item: Mapping[str, Any], directory: Path, record: Mapping[str, Any], sources: Sources
+) -> list[FatPlan]:
+    """Return the FAT32 disks that the options ask for, each with its change, None where it is as it should be."""
+    wanted: list[tuple[Literal["cidata", "service"], str, Contents]] = []
+    if item.get("cidata") is not None:
+        wanted.append(("cidata", "CIDATA", guest_files.cidata(item["cidata"])))
+    if item.get("service") is not None:
+        files = guest_files.service(item["service"], manifests=sources.manifests, contents=sources.contents)
+        wanted.append(("service", "SERVICEDISK", files))
+    plans = []
+    for kind, label, contents in wanted:
+        path = directory / f"{kind}.img"
+        before = fat_disk.built_from(path, record.get(kind))
+        change = fat_disk.difference(before or {}, contents)
+        same = before is not None and not (change.added or change.removed or change.changed)
+        layout = fat_disk.layout(contents, label=label, option=kind)
+        plans.append(FatPlan(kind, path, contents, layout, None if same else change))
+    return plans
+
+
+def missing_contents(item: Mapping[str, Any], *, state_dir: Path, sources: Sources) -> set[str]:
+    """Return the digests of what a run would write for this VM and that is still on the controller only.
+
+    A VM whose options are wrong misses nothing: it fails when its turn comes.
+    """
+    try:
+        directory = _directory(state_dir, check_vm_name(item["name"]))
+        if item.get("state") == "absent":
+            return set()
+        plans = plan_fat_disks(item, directory, _read_record(directory), sources)
+    except MicrovmError:
+        return set()
+    return {
+        content.sha256
+        for plan in plans
+        if plan.change is not None
+        for content in plan.wanted.values()
+        if content.source is None
+    }
+
+
+def ensure(
+    item: Mapping[str, Any], *, state_dir: Path, runner: Runner, sources: Sources, check_mode: bool = False
+) -> Outcome:
+    """Build, keep or remove one VM's disks as its options say. Raises MicrovmError; what was there is kept then."""
+    name = check_vm_name(item["name"])
+    directory = _directory(state_dir, name)
+    if item.get("state") == "absent":
+        return _remove(directory, check_mode=check_mode)
+    record = _read_record(directory)
+    before: dict[str, Any] = {}
+    after: dict[str, Any] = {}
+    actions: list[str] = []
+    steps: list[Callable[[], None]] = []
+
+    root = _plan_root(item, directory, record, check_mode=check_mode)
+    fat = plan_fat_disks(item, directory, record, sources)
+    data = [_plan_data(disk, directory) for disk in item.get("data") or ()]
+    _refuse_twice([disk.name for disk in data])
+
+    if root.action:
+        actions.append(root.action)
+        before["root"], after["root"] = root.before, root.size
+        steps.append(partial(_apply_root, root, runner, record))
+    for plan in fat:
+        if plan.change is not None:
+            actions.append(f"built {plan.path.name}")
+            before[plan.kind], after[plan.kind] = {}, plan.change.as_dict()
+            steps.append(partial(_apply_fat, plan, record))
+    for disk in data:
+        if disk.before != disk.size:
+            actions.append(f"{'made' if disk.before is None else 'grew'} {disk.path.name}")
+            before[disk.path.name], after[disk.path.name] = disk.before, disk.size
+            steps.append(partial(_apply_data, disk, runner))
+
+    if steps and not check_mode:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for step in steps:
+            step()
+            _write_record(directory, record)
+    return Outcome(
+        changed=bool(actions),
+        facts={
+            "disks": _disks(root, fat, data),
+            "root_mode": root.mode,
+            "root_outdated": root.outdated,
+            "unused_data": _unused(directory, data),
+        },
+        before=before,
+        after=after,
+        actions=tuple(actions),
+    )
+
+
+def _apply_fat(plan: FatPlan, record: dict[str, Any]) -> None:
+    record[plan.kind] = fat_disk.write(plan.path, plan.layout, plan.wanted)
+
+
+# ---- Root disk ----
+
+
+@dataclass(frozen=True, slots=True)
+class _Root:
+    path: Path
+    mode: RootMode
+    base: Path
+    before: int | None
+    size: int
+    outdated: bool
+    action: str | None
+
+
+def _plan_root(item: Mapping[str, Any], directory: Path, record: Mapping[str, Any], *, check_mode: bool) -> _Root:
+    if item.get("image") is None:
+        raise MicrovmError("is missing; name the raw image that the root disk begins as", option="image")
+    base = Path(item["image"])
+    options = item.get("root") or {}
+    wanted_mode: RootMode | Literal["auto"] = options.get("mode") or "auto"
+    wanted_size = None if options.get("size") is None else parse_size(options["size"], option="root.size")
+    raw, overlay = directory / "root.raw", directory / "root.qcow2"
+    there = raw if raw.exists() else overlay if overlay.exists() else None
+    if there is None:
+        mode: RootMode = wanted_mode if wanted_mode != "auto" else _best_mode(base, directory)
+        # In check mode the image may be one that a run would have fetched.
+        size = 0 if check_mode and not base.exists() else _base_size(base)
+        if wanted_size is not None and wanted_size < size:
+            raise MicrovmError(
+                f"{wanted_size} bytes are asked for, and the image '{base}' has {size}", option="root.size"
+            )
+        path = overlay if mode == "overlay" else raw
+        return _Root(path, mode, base, None, wanted_size or size, False, f"made {path.name} ({mode})")
+    made = record.get("root") or {}
+    mode = "overlay" if there is overlay else made.get("mode", "copy")
+    size = _size(there)
+    if wanted_size is not None and wanted_size < size:
+        raise MicrovmError(
+            f"{wanted_size} bytes are asked for, and '{there}' has {size}: a disk is never shrunk, since what lies at its "
+            "end would be lost",
+            option="root.size",
+        )
+    target = max(size, wanted_size or 0)
+    grow = f"grew {there.name}" if target > size else None
+    outdated = made.get("image") not in (None, str(base))
+    return _Root(there, mode, Path(made.get("image", base)), size, target, outdated, grow)
+
+
+def _base_size(base: Path) -> int:
+    try:
+        return base.stat().st_size
+    except FileNotFoundError as error:
+        raise MicrovmError(
+            f"'{base}' is not there; give the path of a raw image on the host", option="image"
+        ) from error
+
+
+def _best_mode(base: Path, directory: Path) -> RootMode:
+    """Return whether the two places can share blocks, which is tried with files that have no names."""
+    place = _nearest(directory)
+    if place.stat().st_dev != _nearest(base.parent).stat().st_dev:
+        return "overlay"
+    try:
+        with (
+            os.fdopen(os.open(place, os.O_TMPFILE | os.O_RDWR, 0o600), "r+b", buffering=0) as one,
+            os.fdopen(os.open(place, os.O_TMPFILE | os.O_RDWR, 0o600), "r+b", buffering=0) as other,
+        ):
+            one.write(bytes(4096))
+            fcntl.ioctl(other.fileno(), _FICLONE, one.fileno())
+    except OSError:
+        return "overlay"
+    return "reflink"
+
+
+def _nearest(directory: Path) -> Path:
+    return next(place for place in (directory, *directory.parents) if place.exists())
+
+
+def _apply_root(root: _Root, runner: Runner, record: dict[str, Any]) -> None:
+    if root.before is not None:
+        _refuse_in_use(root.path, option="root.size")
+        qemu_img.resize(runner, root.path, _format(root.path), root.size)
+        return
+    with staged(root.path) as temporary:
+        if root.mode == "overlay":
+            qemu_img.create_overlay(runner, temporary, root.base)
+        elif root.mode == "copy":
+            qemu_img.convert_to_raw(runner, root.base, "raw", temporary)
+        else:
+            _reflink(root.base, temporary)
+        if root.size > qemu_img.size_of(temporary, _format(root.path)):
+            qemu_img.resize(runner, temporary, _format(root.path), root.size)
+    record["root"] = {"mode": root.mode, "image": str(root.base)}
+
+
+def _reflink(source: Path, target: Path) -> None:
+    with source.open("rb") as base, target.open("r+b") as clone:
+        try:
+            fcntl.ioctl(clone.fileno(), _FICLONE, base.fileno())
+        except OSError as error:
+            raise MicrovmError(
+                f"'{source}' and '{target.parent}' cannot share blocks ({error.strerror}): that takes one file system of "
+                "a kind that can, such as XFS or Btrfs; use mode auto, overlay or copy",
+                option="root.mode",
+            ) from error
+
+
+# ---- Data disks ----
+
+
+@dataclass(frozen=True, slots=True)
+class _Data:
+    name: str
+    path: Path
+    before: int | None
+    size: int
+
+
+def _plan_data(options: Mapping[str, Any], directory: Path) -> _Data:
+    name = options.get("name") or ""
+    if not _DATA_NAME.fullmatch(name):
+        raise MicrovmError(
+            f"{name!r} does not name a data disk: use 1 to 15 of a-z, 0-9 and '-', a letter or digit first and last",
+            option="data.name",
+        )
+    if options.get("size") is None:
+        raise MicrovmError(f"is missing for the data disk '{name}'; give one such as 10GiB", option="data.size")
+    size = parse_size(options["size"], option="data.size")
+    path = directory / f"data-{name}.qcow2"
+    before = _size(path) if path.exists() else None
+    if size == 0 or size % 512:
+        raise MicrovmError(f"{size} bytes are asked for; a disk is a multiple of 512 bytes", option="data.size")
+    if before is not None and size < before:
+        raise MicrovmError(
+            f"{size} bytes are asked for, and '{path}' has {before}: a disk is never shrunk, since what lies at its end "
+            "would be lost",
+            option="data.size",
+        )
+    return _Data(name, path, before, size)
+
+
+def _refuse_twice(names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise MicrovmError(f"the name '{name}' stands twice", option="data")
+
+
+def _apply_data(disk: _Data, runner: Runner) -> None:
+    if disk.before is None:
+        with staged(disk.path) as temporary:
+            qemu_img.create_qcow2(runner, temporary, disk.size)
+    else:
+        _refuse_in_use(disk.path, option="data.size")
+        qemu_img.resize(runner, disk.path, "qcow2", disk.size)
+
+
+def _unused(directory: Path, data: list[_Data]) -> list[str]:
+    """Return the data disks that are there and not asked for. They are kept: no one said that they can go."""
+    wanted = {disk.path for disk in data}
+    return [str(path) for path in sorted(directory.glob("data-*.qcow2")) if path not in wanted]
+
+
+# ---- All of them ----
+
+
+def _format(path: Path) -> qemu_img.Format:
+    return "qcow2" if path.suffix == ".qcow2" else "raw"
+
+
+def _size(path: Path) -> int:
+    try:
+        return qemu_img.size_of(path, _format(path))
+    except ValueError as error:
+        raise MicrovmError(f"{error}, though its name says so; put the right one back, or remove it") from error
+
+
+def _disks(root: _Root, fat: list[FatPlan], data: list[_Data]) -> list[dict[str, Any]]:
+    """Return the disks in the order of their attachment, as ch_vm takes them."""
+    disks = [_disk("root", root.path, backing_files=root.mode == "overlay")]
+    disks += [_disk(plan.kind, plan.path, readonly=True) for plan in fat]
+    disks += [_disk(f"data-{disk.name}", disk.path) for disk in data]
+    return disks
+
+
+def _disk(name: str, path: Path, *, readonly: bool = False, backing_files: bool = False) -> dict[str, Any]:
+    return {
+        "id": name,
+        "path": str(path),
+        "image_type": _format(path),
+        "readonly": readonly,
+        "backing_files": backing_files,
+        # VIRTIO_BLK_ID_BYTES: a serial has at most 20 bytes (virtio 1.2, 5.2.6).
+        "serial": name,
+    }
+
+
+def _in_use(path: Path) -> bool:
+    """Return whether a process holds a lock on any part of a file. See fcntl_locking(2), struct flock."""
+    try:
+        with path.open("r+b") as file:
+            asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            found = struct.unpack("hhqqi4x", fcntl.fcntl(file.fileno(), _F_OFD_GETLK, asked))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return False
+        raise
+    return bool(found[0] != fcntl.F_UNLCK)
+
+
+def _refuse_in_use(path: Path, *, option: str) -> None:
+    if _in_use(path):
+        raise MicrovmError(f"'{path}' is open in a running VM; stop the VM first", option=option)
+
+
+def _remove(directory: Path, *, check_mode: bool) -> Outcome:
+    names = ("root.raw", "root.qcow2", "cidata.img", "service.img", RECORD)
+    # What a run that was killed had begun is hidden, and named after what it was to be.
+    left = [
+        path
+        for path in sorted(directory.glob("*")) + sorted(directory.glob(".*"))
+        if path.is_file() and _belongs(path.name, names)
+    ]
+    for path in left:
+        _refuse_in_use(path, option="state")
+    if not check_mode:
+        for path in left:
+            path.unlink()
+        try:
+            directory.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                raise
+    return Outcome(
+        changed=bool(left),
+        before={"files": [path.name for path in left]},
+        after={"files": []},
+        actions=tuple(f"removed {path.name}" for path in left),
+    )
+
+
+def _belongs(file_name: str, names: tuple[str, ...]) -> bool:
+    visible = file_name[1:].rpartition(".")[0] if file_name.startswith(".") else file_name
+    return visible in names or bool(re.fullmatch(r"data-[a-z0-9-]+\.qcow2", visible))

@@ -1,0 +1,160 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From an inventory entry, and what the steps before reached, to the options of the next step's module.
+
+An entry holds the options of all modules side by side, each under its module's own name for it. What a module needs
+beside them, such as the addresses that ch_lease gave or the paths that ch_disks made, comes from the earlier results.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Entry = Mapping[str, Any]
+Facts = Mapping[str, Any]
+
+# The keys of an entry that are options of a module, passed on as they are.
+OPTIONS = {
+    "ch_lease": ("pool", "pool6", "tap_prefix", "address", "mac"),
+    "ch_disks": ("root",),
+    "ch_nft": ("egress", "forwards", "host_services", "groups", "connection_rate"),
+    "ch_vm": ("cpus", "memory", "serial", "console", "rng", "watchdog", "platform", "vmm", "grace", "boot_timeout"),
+}
+# The keys that the role reads itself, to compose options or the cloud-init documents.
+ROLE_KEYS = (
+    "name",
+    "state",
+    "image",
+    "cmdline",
+    "service",
+    "data",
+    "vsock",
+    "hostname",
+    "instance_id",
+    "dns",
+    "ssh_keys",
+    "users",
+    "timezone",
+    "packages",
+    "write_files",
+    "runcmd",
+    "user_data_extra",
+    "user_data_template",
+    "meta_data_template",
+    "network_config_template",
+)
+KNOWN_KEYS = frozenset(ROLE_KEYS).union(*OPTIONS.values())
+
+
+class ComposeError(Exception):
+    """An entry that no module could be asked for."""
+
+
+def entries(instances: Iterable[Entry], defaults: Entry) -> list[dict[str, Any]]:
+    """Return the entries with their defaults filled in, whole keys at a time.
+
+    Raises ComposeError for an entry without a name, a name that comes twice, or a key that nothing reads.
+    """
+    filled: list[dict[str, Any]] = []
+    names: set[str] = set()
+    for position, instance in enumerate(instances):
+        name = instance.get("name")
+        if not name:
+            raise ComposeError(f"entry {position} of vm_instances has no 'name'")
+        if name in names:
+            raise ComposeError(f"VM '{name}' stands twice in vm_instances; a name is one VM")
+        names.add(name)
+        entry = {**defaults, **instance}
+        for key in entry:
+            if key not in KNOWN_KEYS:
+                close = difflib.get_close_matches(str(key), KNOWN_KEYS, n=1)
+                hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(sorted(KNOWN_KEYS))}"
+                raise ComposeError(f"VM '{name}': nothing reads the key '{key}'; {hint}")
+        filled.append(entry)
+    return filled
+
+
+def reached(wanted: Iterable[Entry], steps: Iterable[Mapping[str, Facts]]) -> list[Entry]:
+    """Return the entries that came through all the steps: each has an outcome in each, and none that failed."""
+    passed = list(steps)
+    return [
+        entry
+        for entry in wanted
+        if all(entry["name"] in step and not step[entry["name"]].get("failed") for step in passed)
+    ]
+
+
+def image_names(wanted: Iterable[Entry]) -> set[str]:
+    """Return the names of the images that the entries ask for; raise ComposeError for an entry that names none."""
+    names = set()
+    for entry in wanted:
+        if not entry.get("image"):
+            raise ComposeError(f"VM '{entry['name']}' has no 'image': name one of vm_images")
+        names.add(entry["image"])
+    return names
+
+
+def images(wanted: Iterable[Entry], known: Iterable[Entry]) -> list[Entry]:
+    """Return what ch_image is asked for: each image of ``known`` that an entry names, once."""
+    wanted = list(wanted)
+    names = image_names(wanted)
+    by_name = {image["name"]: image for image in known}
+    for entry in wanted:
+        if entry["image"] not in by_name:
+            raise ComposeError(
+                f"VM '{entry['name']}': the image '{entry['image']}' is not in vm_images; "
+                f"known are {', '.join(sorted(by_name)) or 'none'}"
+            )
+    return [by_name[name] for name in sorted(names)]
+
+
+def _own(module: str, entry: Entry) -> dict[str, Any]:
+    return {"name": entry["name"], **{key: entry[key] for key in OPTIONS[module] if key in entry}}
+
+
+def lease(entry: Entry) -> dict[str, Any]:
+    """Return the options of ch_lease."""
+    return _own("ch_lease", entry)
+
+
+def disks(entry: Entry, image: Facts, cidata: Facts) -> dict[str, Any]:
+    """Return the options of ch_disks: the image's root disk, the rendered documents, and the entry's own disks."""
+    options = {**_own("ch_disks", entry), "image": image["disk"], "cidata": dict(cidata)}
+    if "service" in entry:
+        options["service"] = entry["service"]
+    if "data" in entry:
+        # mount and fstype are for cloud-init.
+        options["data"] = [{key: disk[key] for key in ("name", "size") if key in disk} for disk in entry["data"]]
+    return options
+
+
+def nft(entry: Entry, leased: Facts) -> dict[str, Any]:
+    """Return the options of ch_nft: the entry's policy for the addresses that were leased."""
+    addresses = {key: leased[key] for key in ("tap", "mac", "address", "address6") if leased.get(key) is not None}
+    return {**_own("ch_nft", entry), **addresses}
+
+
+def vm(entry: Entry, image: Facts, leased: Facts, built: Facts) -> dict[str, Any]:
+    """Return the options of ch_vm: what the earlier steps made, put together to one machine."""
+    payload = {key: image[key] for key in ("kernel", "initramfs", "firmware") if image.get(key)}
+    if "cmdline" in entry and "kernel" in payload:
+        payload["cmdline"] = entry["cmdline"]
+    net = {
+        key: leased[key]
+        for key in ("tap", "mac", "host_address", "prefix", "host_address6", "prefix6")
+        if leased.get(key) is not None
+    }
+    options = {
+        **_own("ch_vm", entry),
+        "state": entry.get("state", "running"),
+        "payload": payload,
+        "disks": built["disks"],
+        "nets": [net],
+    }
+    if entry.get("vsock", True):
+        options["vsock"] = {"cid": leased["cid"]}
+    return options
