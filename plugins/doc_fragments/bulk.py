@@ -17,9 +17,6 @@ options:
     default: 8
 """
 
-    RETURN = r"""
-"""
-
     ATTRIBUTES = r"""
 options: {}
 attributes:
@@ -35,6 +32,28 @@ attributes:
     support: full
     description:
       - A second run with the same options changes nothing.
+  platform:
+    support: full
+    platforms: linux
+    description:
+      - The systems that the module works on.
+"""
+
+    INFO = r"""
+options: {}
+attributes:
+  check_mode:
+    support: full
+    description:
+      - Changes nothing in any mode.
+  diff_mode:
+    support: N/A
+    description:
+      - Changes nothing, so that there is no difference to show.
+  idempotent:
+    support: full
+    description:
+      - Changes nothing.
   platform:
     support: full
     platforms: linux

@@ -140,6 +140,7 @@ vms:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import lease_store
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import report, requested
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError

@@ -1,0 +1,127 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""TAPs: made beforehand, so that the VMM needs no capability to open its own."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_interface
+from pathlib import Path
+
+from .errors import MicrovmError
+from .runner import Runner
+
+_SYS = Path("/sys/class/net")
+_PROC = Path("/proc/sys/net")
+# IFNAMSIZ of linux/if.h leaves 15 characters.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
+# linux/if_tun.h
+_IFF_TAP, _IFF_VNET_HDR = 0x0002, 0x4000
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """A TAP by its name, the host's addresses on it with their prefixes, and the user id that may open it."""
+
+    name: str
+    addresses: tuple[str, ...] = ()
+    owner: int | None = None
+
+
+def check_name(name: str) -> str:
+    """Return a TAP's name; raise MicrovmError for one that no interface can have."""
+    if not _NAME.fullmatch(name):
+        raise MicrovmError(
+            f"{name!r} is not the name of a TAP: use 1 to 15 letters, digits, '-', '_' or '.'", option="nets.tap"
+        )
+    return name
+
+
+def exists(name: str) -> bool:
+    """Return whether there is an interface of this name."""
+    return (_SYS / name).exists()
+
+
+def has_carrier(name: str) -> bool:
+    """Return whether a VMM has the TAP open."""
+    try:
+        return (_SYS / name / "carrier").read_text().strip() == "1"
+    except OSError:  # it is missing, or down
+        return False
+
+
+def missing(runner: Runner, tap: Tap) -> list[str]:
+    """Return what a run of ``ensure`` would do, in words; nothing where the TAP is as it should be.
+
+    Raises MicrovmError for an interface of this name that is no TAP with a header for each packet (vnet_hdr).
+    """
+    if not exists(tap.name):
+        return [f"made the TAP {tap.name}"]
+    try:
+        flags = int((_SYS / tap.name / "tun_flags").read_text(), 16)
+    except OSError:
+        flags = 0
+    if not flags & _IFF_TAP or not flags & _IFF_VNET_HDR:
+        raise MicrovmError(
+            f"the interface '{tap.name}' is there and is no TAP with vnet_hdr; remove it, or choose another name",
+            option="nets.tap",
+        )
+    steps = [f"gave {tap.name} the address {address}" for address in _missing_addresses(runner, tap)]
+    shown = json.loads(runner.run(["ip", "-json", "link", "show", "dev", tap.name]).stdout)
+    if "UP" not in shown[0]["flags"]:
+        steps.append(f"set {tap.name} up")
+    return steps
+
+
+def _missing_addresses(runner: Runner, tap: Tap) -> list[str]:
+    shown = json.loads(runner.run(["ip", "-json", "address", "show", "dev", tap.name]).stdout)
+    there = {
+        ip_interface(f"{address['local']}/{address['prefixlen']}")
+        for link in shown
+        for address in link.get("addr_info", ())
+        if "local" in address
+    }
+    return [address for address in tap.addresses if ip_interface(address) not in there]
+
+
+def ensure(runner: Runner, tap: Tap) -> bool:
+    """Make the TAP, or what it lacks; return whether it was made. Raises CommandFailed; a new one is gone then."""
+    made = not exists(tap.name)
+    if made:
+        argv = ["ip", "tuntap", "add", "dev", tap.name, "mode", "tap", "vnet_hdr"]
+        runner.run(argv if tap.owner is None else [*argv, "user", str(tap.owner)])
+    try:
+        for address in _missing_addresses(runner, tap):
+            # A duplicate of an address on a link with one other host, which is ours, need not be looked for.
+            nodad = ["nodad"] if ip_interface(address).version == 6 else []
+            runner.run(["ip", "address", "add", address, "dev", tap.name, *nodad])
+        _forward(tap.name)
+        runner.run(["ip", "link", "set", "dev", tap.name, "up"])
+    except BaseException:
+        if made:
+            remove(runner, tap.name)
+        raise
+    return made
+
+
+def _forward(name: str) -> None:
+    """Let the kernel forward what comes in here, and nothing that comes in elsewhere (ip-sysctl.rst).
+
+    Linux before 6.17 has no such switch for IPv6; there the host role's setting for all interfaces counts.
+    """
+    (_PROC / "ipv4/conf" / name / "forwarding").write_text("1\n")
+    with suppress(FileNotFoundError):
+        (_PROC / "ipv6/conf" / name / "force_forwarding").write_text("1\n")
+
+
+def remove(runner: Runner, name: str) -> bool:
+    """Remove exactly this TAP; return whether it was there. Raises CommandFailed."""
+    if not exists(name):
+        return False
+    runner.run(["ip", "link", "delete", "dev", name])
+    return True

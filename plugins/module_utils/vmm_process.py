@@ -1,0 +1,132 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The VMM's process, behind one interface. Here: a detached process of our own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from .errors import MicrovmError
+from .files import replacing
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_POLL_SECONDS = 0.02
+
+
+class Supervisor(Protocol):
+    """What runs one VM's VMM and knows whether it lives."""
+
+    def pid(self) -> int | None:
+        """Return the process id of the living VMM, or None."""
+
+    def start(self, argv: Sequence[str]) -> int:
+        """Start the VMM and return its process id."""
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the living VMM a signal; nothing where there is none."""
+
+    def forget(self) -> None:
+        """Drop what is remembered of a VMM that ended."""
+
+
+class DetachedProcess:
+    """A VMM in a session of its own, known again by what ``vmm.pid`` in its run directory says of it.
+
+    A process id alone is no identity: another process has it one day. The time when the process was started and the
+    boot that it was started in make it one, and the command line must name this VM's socket. A signal goes through a
+    descriptor that was opened before the identity was verified, so that it reaches that process or none (pidfd_open(2)).
+    """
+
+    def __init__(self, run_directory: Path, *, api_socket: Path, log: Path) -> None:
+        self._file = run_directory / "vmm.pid"
+        self._api_socket = api_socket
+        self._log = log
+
+    def pid(self) -> int | None:
+        """See Supervisor.pid. A zombie is dead."""
+        try:
+            remembered = json.loads(self._file.read_text())
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+        pid = int(remembered["pid"])
+        alive = (
+            remembered["boot_id"] == _BOOT_ID.read_text().strip()
+            and remembered["started"] == _started(pid)
+            and str(self._api_socket) in _command_line(pid)
+        )
+        return pid if alive else None
+
+    def start(self, argv: Sequence[str]) -> int:
+        """See Supervisor.start. What the VMM prints goes to its log. Raises MicrovmError where it cannot be run."""
+        with self._log.open("wb") as log:
+            try:
+                process = subprocess.Popen(
+                    list(argv),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    umask=0o077,
+                    cwd="/",
+                )
+            except OSError as error:
+                raise MicrovmError(f"'{argv[0]}' cannot be run: {error.strerror}", option="vmm") from error
+        identity = {"pid": process.pid, "started": _started(process.pid), "boot_id": _BOOT_ID.read_text().strip()}
+        with replacing(self._file) as file:
+            file.write(json.dumps(identity).encode())
+        return process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        """See Supervisor.signal."""
+        pid = self.pid()
+        if pid is None:
+            return
+        with suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(pid)
+            try:
+                if self.pid() == pid:
+                    signal.pidfd_send_signal(descriptor, number)
+            finally:
+                os.close(descriptor)
+
+    def forget(self) -> None:
+        """See Supervisor.forget."""
+        self._file.unlink(missing_ok=True)
+
+
+def _started(pid: int) -> int | None:
+    """Return when a living process was started, in clock ticks since the boot: field 22 of proc_pid_stat(5)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The command's name, field 2, is in parentheses and may hold anything.
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def wait_for_end(supervisor: Supervisor, seconds: float) -> bool:
+    """Return whether the VMM has ended, or ends within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while supervisor.pid() is not None:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True

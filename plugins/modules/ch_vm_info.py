@@ -1,0 +1,113 @@
+#!/usr/bin/python
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ch_vm_info
+short_description: Tell about VMs in Cloud Hypervisor
+version_added: 0.1.0
+description:
+  - Returns what M(microvm.cloud_hypervisor.ch_vm) knows of the VMs on a host, and what their VMMs say. Changes nothing.
+author:
+  - The microvm.cloud_hypervisor developers (@microvm)
+requirements:
+  - the Python library requests-unixsocket
+extends_documentation_fragment:
+  - microvm.cloud_hypervisor.bulk
+  - microvm.cloud_hypervisor.bulk.info
+options:
+  names:
+    description: The VMs' names. The default is all that are known on the host.
+    type: list
+    elements: str
+  state_dir:
+    description: The directory in which each VM has its own, C(vms/NAME).
+    type: path
+    default: /var/lib/microvm
+  run_dir:
+    description: The directory in which each VM that runs has its own.
+    type: path
+    default: /run/microvm
+seealso:
+  - module: microvm.cloud_hypervisor.ch_vm
+"""
+
+EXAMPLES = r"""
+- name: Ask for all VMs
+  microvm.cloud_hypervisor.ch_vm_info:
+  register: info
+
+- name: Show those that do not run
+  ansible.builtin.debug:
+    msg: "{{ info.vms | dict2items | rejectattr('value.state', 'equalto', 'running') | map(attribute='key') }}"
+"""
+
+RETURN = r"""
+vms:
+  description:
+    - What each VM is, by its name; what M(microvm.cloud_hypervisor.ch_vm) returns and some more.
+    - C(vmm_died) is true where a VMM has ended without having been stopped. C(uptime) is in seconds.
+  returned: always
+  type: dict
+  sample:
+    web:
+      changed: false
+      actions: []
+      state: running
+      pid: 4711
+      uptime: 86400
+      vmm_died: false
+      vmm_version: 53.0.0
+      api_socket: /run/microvm/web/api.sock
+      vsock_socket: null
+      serial_socket: null
+      event_log: /run/microvm/web/events.json
+      serial_log: /var/lib/microvm/vms/web/serial.log
+      pty: null
+      console_pty: null
+      taps: [chtap0]
+      labels: {}
+      config: {}
+      counters: {}
+"""
+
+from functools import partial
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import vm_lifecycle, vmm_api
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import report, run_each
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.runner import HostRunner
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "names": {"type": "list", "elements": "str"},
+            "workers": {"type": "int", "default": 8},
+            "state_dir": {"type": "path", "default": "/var/lib/microvm"},
+            "run_dir": {"type": "path", "default": "/run/microvm"},
+        },
+        supports_check_mode=True,
+    )
+    if not vmm_api.HAS_REQUESTS_UNIXSOCKET:
+        module.fail_json(
+            msg=missing_required_lib("requests-unixsocket"), exception=vmm_api.REQUESTS_UNIXSOCKET_IMPORT_ERROR
+        )
+    state_dir, run_dir = Path(module.params["state_dir"]), Path(module.params["run_dir"])
+    names = vm_lifecycle.known(state_dir) if module.params["names"] is None else module.params["names"]
+    gather = partial(vm_lifecycle.gather, state_dir=state_dir, run_dir=run_dir, runner=HostRunner())
+    outcomes = run_each([{"name": name} for name in names], gather, workers=module.params["workers"])
+    result = report(outcomes)
+    if result.pop("failed", False):
+        module.fail_json(**result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
