@@ -21,8 +21,20 @@ Facts = Mapping[str, Any]
 OPTIONS = {
     "ch_lease": ("pool", "pool6", "tap_prefix", "address", "mac"),
     "ch_disks": ("root",),
-    "ch_nft": ("egress", "forwards", "host_services", "groups", "connection_rate"),
-    "ch_vm": ("cpus", "memory", "serial", "console", "rng", "watchdog", "platform", "vmm", "grace", "boot_timeout"),
+    "ch_nft": ("egress", "forwards", "host_services"),
+    "ch_vm": (
+        "cpus",
+        "memory",
+        "serial",
+        "console",
+        "rng",
+        "watchdog",
+        "platform",
+        "vmm",
+        "apply",
+        "grace",
+        "boot_timeout",
+    ),
 }
 # The keys that the role reads itself, to compose options or the cloud-init documents.
 ROLE_KEYS = (
