@@ -55,6 +55,7 @@ ROLE_KEYS = (
     "write_files",
     "runcmd",
     "user_data_extra",
+    "tags",
     "user_data_template",
     "meta_data_template",
     "network_config_template",
@@ -91,37 +92,38 @@ def entries(instances: Iterable[Entry], defaults: Entry) -> list[dict[str, Any]]
 
 
 def reached(wanted: Iterable[Entry], steps: Iterable[Mapping[str, Facts]]) -> list[Entry]:
-    """Return the entries that came through all the steps: each has an outcome in each, and none that failed."""
+    """Return the entries that came through all the steps so far: none has failed for them.
+
+    A step has an outcome for each VM, or for each image, which counts for the VMs that begin with it.
+    """
     passed = list(steps)
     return [
         entry
         for entry in wanted
-        if all(entry["name"] in step and not step[entry["name"]].get("failed") for step in passed)
+        if not any(
+            step[key].get("failed")
+            for step in passed
+            for key in (entry["name"], str(entry.get("image")))
+            if key in step
+        )
     ]
 
 
-def image_names(wanted: Iterable[Entry]) -> set[str]:
-    """Return the names of the images that the entries ask for; raise ComposeError for an entry that names none."""
-    names = set()
-    for entry in wanted:
-        if not entry.get("image"):
-            raise ComposeError(f"VM '{entry['name']}' has no 'image': name one of vm_images")
-        names.add(entry["image"])
-    return names
-
-
 def images(wanted: Iterable[Entry], known: Iterable[Entry]) -> list[Entry]:
-    """Return what ch_image is asked for: each image of ``known`` that an entry names, once."""
-    wanted = list(wanted)
-    names = image_names(wanted)
+    """Return what ch_image is asked for: each image of ``known`` that an entry names, once.
+
+    Raises ComposeError for an entry that names none, or one that is not known.
+    """
     by_name = {image["name"]: image for image in known}
+    named: dict[str, Entry] = {}
     for entry in wanted:
-        if entry["image"] not in by_name:
+        name = str(entry.get("image"))
+        if name not in by_name:
             raise ComposeError(
-                f"VM '{entry['name']}': the image '{entry['image']}' is not in vm_images; "
-                f"known are {', '.join(sorted(by_name)) or 'none'}"
+                f"VM '{entry['name']}': its image is '{name}', and vm_images has {', '.join(sorted(by_name)) or 'none'}"
             )
-    return [by_name[name] for name in sorted(names)]
+        named[name] = by_name[name]
+    return list(named.values())
 
 
 def _own(module: str, entry: Entry) -> dict[str, Any]:
@@ -169,4 +171,7 @@ def vm(entry: Entry, image: Facts, leased: Facts, built: Facts) -> dict[str, Any
     }
     if entry.get("vsock", True):
         options["vsock"] = {"cid": leased["cid"]}
+    # What status and the inventory plugin tell of a VM, and ch_vm has no use for.
+    told = {key: leased[key] for key in ("address", "address6", "mac") if leased.get(key) is not None}
+    options["labels"] = {**told, "image": entry["image"], "tags": list(entry.get("tags") or ())}
     return options

@@ -12,12 +12,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import fat32
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.fat32 import File, Tree
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.fat_names import fold
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyfatfs.PyFatFS import PyFatFS
+
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import fat32
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.fat32 import File, Tree
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.fat_names import fold
 
 Plain = Mapping[str, "bytes | Plain"]
 

@@ -8,11 +8,12 @@ from ipaddress import IPv4Address, ip_address, ip_network
 from itertools import islice
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import addressing
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.addressing import Pool, free_subnets, parse_pool
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def test_default_pool() -> None:

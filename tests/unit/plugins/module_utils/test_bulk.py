@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import Outcome, report, requested, run_each
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 

@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 
 import pytest
+
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import fat32
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.fat32 import File, Tree, build, read_tree, write

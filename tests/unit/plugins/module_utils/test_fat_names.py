@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import fat_names
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import fat_names
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 
 
 @pytest.mark.parametrize(

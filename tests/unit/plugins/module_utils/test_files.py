@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.files import replacing
 
 

@@ -9,6 +9,7 @@ from itertools import combinations
 from typing import Any
 
 import pytest
+
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.addressing import Network
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.lease_plan import (

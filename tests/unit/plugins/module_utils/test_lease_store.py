@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import lease_store
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import Outcome
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError

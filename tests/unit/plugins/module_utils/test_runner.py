@@ -7,6 +7,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import CommandFailed
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.runner import HostRunner
 

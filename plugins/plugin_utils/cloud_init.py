@@ -1,0 +1,135 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The documents that cloud-init reads in a guest, as data. Pure.
+
+They are written as JSON, which cloud-init reads where it reads YAML, so that no value needs quoting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Json = dict[str, Any]
+
+SERVICE_UNIT = "microvm-service.service"
+# The service disk holds no modes: what is on it can be executed by all, and written by none.
+_SERVICE_MOUNT = ["LABEL=SERVICEDISK", "/srv", "vfat", "ro,nofail,fmask=0222,dmask=0222", "0", "0"]
+
+
+def network_config(lease: Mapping[str, Any], *, dns: list[str] | None = None) -> Json:
+    """Return the network config, version 2, for what ch_lease gave.
+
+    The NIC is matched by its MAC: its name differs between images. Without link-local addresses and router
+    advertisements, systemd's wait-online does not wait for what never comes.
+    """
+    nic: Json = {
+        "match": {"macaddress": lease["mac"]},
+        "dhcp4": False,
+        "dhcp6": False,
+        "accept-ra": False,
+        "link-local": [],
+        "addresses": [f"{lease['address']}/{lease['prefix']}"],
+        "routes": [{"to": "0.0.0.0/0", "via": lease["host_address"]}],
+    }
+    if lease.get("address6") is not None:
+        nic["addresses"].append(f"{lease['address6']}/{lease['prefix6']}")
+        nic["routes"].append({"to": "::/0", "via": lease["host_address6"]})
+    if dns:
+        nic["nameservers"] = {"addresses": list(dns)}
+    return {"version": 2, "ethernets": {"uplink": nic}}
+
+
+def meta_data(vm: Mapping[str, Any]) -> Json:
+    """Return the meta data of an inventory entry. A new instance id has cloud-init do its once-only work again."""
+    return {
+        "instance-id": vm.get("instance_id") or vm["name"],
+        "local-hostname": vm.get("hostname") or vm["name"],
+    }
+
+
+def user_data(vm: Mapping[str, Any]) -> Json:
+    """Return the cloud-config of an inventory entry; what its ``user_data_extra`` holds is merged in last."""
+    config: Json = {"hostname": vm.get("hostname") or vm["name"], "preserve_hostname": False}
+    for key, name in (("ssh_keys", "ssh_authorized_keys"), ("users", "users"), ("timezone", "timezone")):
+        if vm.get(key):
+            config[name] = vm[key]
+    if vm.get("packages"):
+        config |= {"package_update": True, "packages": list(vm["packages"])}
+    data = [disk for disk in vm.get("data") or () if disk.get("mount")]
+    mounts = [
+        [_device(disk), disk["mount"], disk.get("fstype") or "ext4", "defaults,nofail,x-systemd.growfs", "0", "2"]
+        for disk in data
+    ]
+    if data:
+        # Not "partition: none", which formats a disk that has a file system already on each new instance.
+        config["fs_setup"] = [
+            {
+                "device": _device(disk),
+                "filesystem": disk.get("fstype") or "ext4",
+                "label": disk["name"],
+                "partition": "auto",
+                "overwrite": False,
+            }
+            for disk in data
+        ]
+    files, commands = list(vm.get("write_files") or ()), list(vm.get("runcmd") or ())
+    if vm.get("service"):
+        mounts.append(_SERVICE_MOUNT)
+        files.append(
+            {
+                "path": f"/etc/systemd/system/{SERVICE_UNIT}",
+                "content": _unit([disk["mount"] for disk in data]),
+                "owner": "root:root",
+                "permissions": "0644",
+            }
+        )
+        commands += [["systemctl", "daemon-reload"], ["systemctl", "enable", "--now", SERVICE_UNIT]]
+    for name, value in (("mounts", mounts), ("write_files", files), ("runcmd", commands)):
+        if value:
+            config[name] = value
+    return merged(config, vm.get("user_data_extra") or {})
+
+
+def merged(config: Mapping[str, Any], extra: Mapping[str, Any]) -> Json:
+    """Return ``config`` with ``extra`` merged in: dictionaries key by key, lists end to end, else what is extra counts."""
+    result = dict(config)
+    for key, value in extra.items():
+        there = result.get(key)
+        if isinstance(there, Mapping) and isinstance(value, Mapping):
+            result[key] = merged(there, value)
+        elif isinstance(there, list) and isinstance(value, list):
+            result[key] = [*there, *value]
+        else:
+            result[key] = value
+    return result
+
+
+def _device(disk: Mapping[str, Any]) -> str:
+    # ch_disks gives each disk its id as its serial.
+    return f"/dev/disk/by-id/virtio-data-{disk['name']}"
+
+
+def _unit(mounts: list[str]) -> str:
+    return "\n".join(
+        [
+            "[Unit]",
+            "Description=The service that this virtual machine is there for",
+            "Wants=network-online.target",
+            "After=network-online.target",
+            f"RequiresMountsFor={' '.join(['/srv', *mounts])}",
+            "",
+            "[Service]",
+            "ExecStart=/bin/sh /srv/launch",
+            "Restart=on-failure",
+            "RestartSec=1",
+            "StandardOutput=journal+console",
+            "StandardError=journal+console",
+            "",
+            "[Install]",
+            "WantedBy=multi-user.target",
+            "",
+        ]
+    )

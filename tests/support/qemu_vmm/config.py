@@ -1,0 +1,419 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""VmConfig: what a request may say, and what vm.info answers, with the defaults filled in (vmm/src/vm_config.rs).
+
+Like the real VMM, unknown properties are dropped silently, and ``null`` is as good as nothing for an optional one.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .errors import BadJson, Refused
+
+Json = dict[str, Any]
+Parse = Callable[[Any], Any]
+REQUIRED = object()
+
+
+def _describe(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return f"boolean `{str(value).lower()}`"
+    if isinstance(value, int):
+        return f"integer `{value}`"
+    if isinstance(value, float):
+        return f"floating point `{value}`"
+    if isinstance(value, str):
+        return f'string "{value}"'
+    return "sequence" if isinstance(value, list) else "map"
+
+
+def _text(expected: str) -> Parse:
+    def parse(value: Any) -> str:
+        if not isinstance(value, str):
+            raise BadJson(f"invalid type: {_describe(value)}, expected {expected}")
+        return value
+
+    return parse
+
+
+def boolean(value: Any) -> bool:
+    """Take a boolean."""
+    if not isinstance(value, bool):
+        raise BadJson(f"invalid type: {_describe(value)}, expected a boolean")
+    return value
+
+
+def _unsigned(bits: int) -> Parse:
+    name = f"u{bits}"
+
+    def parse(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise BadJson(f"invalid type: {_describe(value)}, expected {name}")
+        if not 0 <= value < 1 << bits:
+            raise BadJson(f"invalid value: {_describe(value)}, expected {name}")
+        return value
+
+    return parse
+
+
+def _one_of(*variants: str) -> Parse:
+    def parse(value: Any) -> str:
+        _text("variant identifier")(value)
+        if value not in variants:
+            raise BadJson(f"unknown variant `{value}`, expected one of {', '.join(f'`{name}`' for name in variants)}")
+        return str(value)
+
+    return parse
+
+
+def listed(item: Parse) -> Parse:
+    """Take a list of what ``item`` takes."""
+
+    def parse(value: Any) -> list[Any]:
+        if not isinstance(value, list):
+            raise BadJson(f"invalid type: {_describe(value)}, expected a sequence")
+        return [item(part) for part in value]
+
+    return parse
+
+
+def struct(name: str, fields: Mapping[str, tuple[Parse, Any]], aliases: Mapping[str, str] | None = None) -> Parse:
+    """Take an object; a field's default is a value, a function, None (left out), False in ``iommu`` (left out too)."""
+
+    def parse(value: Any) -> Json:
+        if not isinstance(value, dict):
+            raise BadJson(f"invalid type: {_describe(value)}, expected struct {name}")
+        given = {(aliases or {}).get(key, key): part for key, part in value.items()}
+        result: Json = {}
+        for field, (take, default) in fields.items():
+            part = given.get(field)
+            if part is not None:
+                part = take(part)
+            elif field in given and default is not None and default is not REQUIRED:
+                part = take(part)  # null for a field that is not optional
+            elif default is REQUIRED:
+                raise BadJson(f"missing field `{field}`")
+            else:
+                part = default() if callable(default) else default
+            if part is not None and not (field == "iommu" and "pci_segment" in fields and part is False):
+                result[field] = part
+        return result
+
+    return parse
+
+
+def mac_address(value: Any) -> str:
+    """Take a MAC address."""
+    _text("a string")(value)
+    parts = str(value).split(":")
+    if len(parts) != 6 or not all(len(part) == 2 and set(part.lower()) <= set("0123456789abcdef") for part in parts):
+        raise BadJson(f"The provided MAC address is invalid: parsing of {value} into a MAC address failed")
+    return str(value).lower()
+
+
+def random_mac() -> str:
+    """Make a locally administered unicast address."""
+    first, *rest = secrets.token_bytes(6)
+    return ":".join(f"{byte:02x}" for byte in (first & 0xFC | 2, *rest))
+
+
+path, string = _text("path string"), _text("a string")
+u8, u16, u32, u64 = (_unsigned(bits) for bits in (8, 16, 32, 64))
+console_mode = _one_of("Off", "Pty", "Tty", "File", "Socket", "Null")
+
+PCI: dict[str, tuple[Parse, Any]] = {
+    "id": (string, None),
+    "iommu": (boolean, False),
+    "pci_segment": (u16, 0),
+    "pci_device_id": (u8, None),
+}
+bucket = struct(
+    "TokenBucketConfig", {"size": (u64, REQUIRED), "one_time_burst": (u64, None), "refill_time": (u64, REQUIRED)}
+)
+rate_limiter = struct("RateLimiterConfig", {"bandwidth": (bucket, None), "ops": (bucket, None)})
+affinity = struct("VirtQueueAffinity", {"queue_index": (u16, REQUIRED), "host_cpus": (listed(u32), REQUIRED)})
+
+disk = struct(
+    "DiskConfig",
+    {
+        **PCI,
+        "path": (path, None),
+        "readonly": (boolean, False),
+        "direct": (boolean, False),
+        "num_queues": (u64, 1),
+        "queue_size": (u16, 128),
+        "vhost_user": (boolean, False),
+        "vhost_socket": (string, None),
+        "rate_limit_group": (string, None),
+        "rate_limiter_config": (rate_limiter, None),
+        "disable_io_uring": (boolean, False),
+        "disable_aio": (boolean, False),
+        "serial": (string, None),
+        "queue_affinity": (listed(affinity), None),
+        "backing_files": (boolean, False),
+        "sparse": (boolean, True),
+        "image_type": (_one_of("FixedVhd", "Qcow2", "Raw", "Vhdx", "Unknown"), "Unknown"),
+        "lock_granularity": (_one_of("ByteRange", "Full"), "ByteRange"),
+    },
+)
+net = struct(
+    "NetConfig",
+    {
+        **PCI,
+        "tap": (string, None),
+        "ip": (string, None),
+        "mask": (string, None),
+        "mac": (mac_address, random_mac),
+        "host_mac": (mac_address, None),
+        "mtu": (u16, None),
+        "num_queues": (u64, 2),
+        "queue_size": (u16, 256),
+        "vhost_user": (boolean, False),
+        "vhost_socket": (string, None),
+        "vhost_mode": (_one_of("Client", "Server"), "Client"),
+        "rate_limiter_config": (rate_limiter, None),
+        "offload_tso": (boolean, True),
+        "offload_ufo": (boolean, True),
+        "offload_csum": (boolean, True),
+    },
+)
+vsock = struct("VsockConfig", {**PCI, "cid": (u32, REQUIRED), "socket": (path, REQUIRED)})
+balloon = struct(
+    "BalloonConfig",
+    {**PCI, "size": (u64, REQUIRED), "deflate_on_oom": (boolean, False), "free_page_reporting": (boolean, False)},
+)
+rng = struct("RngConfig", {**PCI, "src": (path, REQUIRED)})
+serial = struct("SerialConfig", {"file": (path, None), "mode": (console_mode, REQUIRED), "socket": (path, None)})
+console = struct(
+    "ConsoleConfig", {"file": (path, None), "mode": (console_mode, REQUIRED), "socket": (path, None), **PCI}
+)
+debug_console = struct(
+    "DebugConsoleConfig", {"file": (path, None), "mode": (console_mode, REQUIRED), "iobase": (u16, None)}
+)
+payload = struct(
+    "PayloadConfig",
+    {"firmware": (path, None), "kernel": (path, None), "cmdline": (string, None), "initramfs": (path, None)},
+)
+topology = struct(
+    "CpuTopology",
+    {name: (u16, REQUIRED) for name in ("threads_per_core", "cores_per_die", "dies_per_package", "packages")},
+)
+cpus = struct(
+    "CpusConfig",
+    {
+        "boot_vcpus": (u32, REQUIRED),
+        "max_vcpus": (u32, REQUIRED),
+        "topology": (topology, None),
+        "kvm_hyperv": (boolean, False),
+        "max_phys_bits": (u8, 46),
+        "affinity": (
+            listed(struct("CpuAffinity", {"vcpu": (u32, REQUIRED), "host_cpus": (listed(u32), REQUIRED)})),
+            None,
+        ),
+        "features": (struct("CpuFeatures", {"amx": (boolean, False)}), lambda: {"amx": False}),
+        "nested": (boolean, True),
+        "core_scheduling": (_one_of("Vm", "Vcpu", "Off"), "Vm"),
+        "profile": (string, "Host"),
+    },
+)
+memory = struct(
+    "MemoryConfig",
+    {
+        "size": (u64, REQUIRED),
+        "mergeable": (boolean, False),
+        "hotplug_method": (_one_of("Acpi", "VirtioMem"), "Acpi"),
+        "hotplug_size": (u64, None),
+        "hotplugged_size": (u64, None),
+        "shared": (boolean, False),
+        "hugepages": (boolean, False),
+        "hugepage_size": (u64, None),
+        "prefault": (boolean, False),
+        "reserve": (boolean, False),
+        "zones": (listed(lambda value: dict(value)), None),
+        "thp": (boolean, True),
+    },
+)
+platform = struct(
+    "PlatformConfig",
+    {
+        "num_pci_segments": (u16, 1),
+        "iommu_segments": (listed(u16), None),
+        "iommu_address_width_bits": (u8, 64),
+        "system_serial_number": (string, None),
+        "system_uuid": (string, None),
+        "oem_strings": (listed(string), None),
+        "system_manufacturer": (string, None),
+        "system_product_name": (string, None),
+        "system_version": (string, None),
+        "system_family": (string, None),
+        "system_sku_number": (string, None),
+        "chassis_asset_tag": (string, None),
+        "iommufd": (boolean, False),
+        "vfio_p2p_dma": (boolean, True),
+    },
+    aliases={"serial_number": "system_serial_number", "uuid": "system_uuid"},
+)
+landlock_rule = struct("LandlockConfig", {"path": (path, REQUIRED), "access": (string, REQUIRED)})
+
+# Devices that this VMM knows only to refuse them by name when the VM boots.
+NOT_EMULATED = ("generic_vhost_user", "fs", "pmem", "devices", "user_devices", "vdpa", "numa", "pci_segments", "tpm")
+_anything = listed(lambda value: value)
+
+vm = struct(
+    "VmConfig",
+    {
+        "cpus": (cpus, lambda: cpus({"boot_vcpus": 1, "max_vcpus": 1})),
+        "memory": (memory, lambda: memory({"size": 512 << 20})),
+        "payload": (payload, None),
+        "rate_limit_groups": (
+            listed(struct("RateLimiterGroupConfig", {"id": (string, ""), "rate_limiter_config": (rate_limiter, dict)})),
+            None,
+        ),
+        "disks": (listed(disk), None),
+        "net": (listed(net), None),
+        "rng": (rng, lambda: rng({"src": "/dev/urandom"})),
+        "balloon": (balloon, None),
+        **{name: (_anything if name != "tpm" else dict, None) for name in NOT_EMULATED},
+        "serial": (serial, lambda: {"mode": "Null"}),
+        "console": (console, lambda: console({"mode": "Tty"})),
+        "debug_console": (debug_console, lambda: {"mode": "Off", "iobase": 0xE9}),
+        "vsock": (vsock, None),
+        "pvpanic": (boolean, False),
+        "iommu": (boolean, False),
+        "watchdog": (boolean, False),
+        "rtc": (struct("RtcConfig", PCI), None),
+        "platform": (platform, None),
+        "landlock_enable": (boolean, False),
+        "landlock_rules": (listed(landlock_rule), None),
+    },
+)
+
+resize = struct(
+    "VmResizeData", {name: (u64, None) for name in ("desired_ram", "desired_balloon")} | {"desired_vcpus": (u32, None)}
+)
+resize_disk = struct("VmResizeDiskData", {"id": (string, REQUIRED), "desired_size": (u64, REQUIRED)})
+resize_zone = struct("VmResizeZoneData", {"id": (string, REQUIRED), "desired_ram": (u64, REQUIRED)})
+remove_device = struct("VmRemoveDeviceData", {"id": (string, REQUIRED)})
+snapshot = struct("VmSnapshotConfig", {"destination_url": (string, REQUIRED)})
+restore = struct("RestoreConfig", {"source_url": (path, REQUIRED), "prefault": (boolean, False)})
+
+
+# ---- What is checked when the VM boots or gets a device (vmm/src/config.rs) ----
+
+
+def _invalid(cause: str, *more: str) -> Refused:
+    return Refused("Failed to validate config", cause, *more)
+
+
+def devices(config: Json) -> list[Json]:
+    """List what may carry an id of its own, in the order in which ids are checked."""
+    single = [config[name] for name in ("rng", "console", "balloon", "vsock") if name in config]
+    return [*config.get("disks", []), *config.get("net", []), *single]
+
+
+def check_new_id(config: Json, device: Json) -> None:
+    """Refuse a device whose id another one of the configuration has."""
+    _check_ids([*devices(config), device])
+
+
+def _check_ids(items: list[Json]) -> None:
+    seen: set[str] = set()
+    for item in items:
+        name = item.get("id")
+        if name is None:
+            continue
+        if name.startswith("__"):
+            raise _invalid(f"Identifier {name} is not invalid")  # its very words
+        if name in seen:
+            raise _invalid(f"Identifier {name} is not unique")
+        seen.add(name)
+
+
+def check_disk(config: Json, item: Json) -> None:
+    """Refuse a disk that the configuration does not allow."""
+    if item["vhost_user"]:
+        raise not_shared() if not _shared(config) else _invalid("No socket provided when using vhost-user")
+    if item["num_queues"] > config["cpus"]["boot_vcpus"]:
+        raise _invalid(
+            f"Queue count ({item['num_queues']}) must not exceed boot vCPUs ({config['cpus']['boot_vcpus']})"
+        )
+    if item["queue_size"] & (item["queue_size"] - 1) or not 0 < item["queue_size"] <= 32768:
+        raise _invalid(f"Queue size must be a power of 2 no greater than 32768: {item['queue_size']}")
+    if len(item.get("serial", "").encode()) > 20:
+        raise _invalid(
+            f"Block device serial length ({len(item['serial'].encode())}) exceeds maximum allowed length (20)"
+        )
+
+
+def check_net(config: Json, item: Json) -> None:
+    """Refuse a network device that the configuration does not allow."""
+    if item["vhost_user"]:
+        raise not_shared() if not _shared(config) else _invalid("No socket provided when using vhost-user")
+    if item["num_queues"] < 2:
+        raise _invalid(f"Number of queues ({item['num_queues']}) to virtio_net should be higher than 2")
+    if item["num_queues"] // 2 > config["cpus"]["boot_vcpus"]:
+        raise _invalid(
+            f"Queue count ({item['num_queues']}) must not exceed boot vCPUs ({config['cpus']['boot_vcpus']})"
+        )
+    if item.get("mtu", 1280) < 1280:
+        raise _invalid(f"Provided MTU {item['mtu']} is lower than 1280 (expected by VIRTIO specification)")
+    if not item["offload_csum"] and (item["offload_tso"] or item["offload_ufo"]):
+        raise _invalid('"offload_tso" and "offload_ufo" depend on "offload_csum"')
+    if "mask" in item and "ip" not in item:
+        raise _invalid("Mask provided without an IP")
+    if "ip" in item and "mask" not in item:
+        raise _invalid("IP provided without a mask")
+
+
+def _shared(config: Json) -> bool:
+    return bool(config["memory"]["shared"] or config["memory"]["hugepages"])
+
+
+def not_shared() -> Refused:
+    """Say that vhost-user needs shared memory."""
+    return _invalid("Using vhost-user requires using shared memory or huge pages")
+
+
+def check(config: Json) -> None:
+    """Refuse a configuration that cannot boot."""
+    boot = config.get("payload", {})
+    if "firmware" in boot and "kernel" in boot:
+        raise _invalid(
+            "Payload configuration is not bootable",
+            "Specifying a kernel is not supported when a firmware is provided",
+        )
+    if not {"firmware", "kernel"} & boot.keys():
+        raise _invalid("Payload configuration is not bootable", "No bootitem provided: neither firmware nor kernel")
+    for name in ("console", "serial"):
+        if config[name]["mode"] == "File" and "file" not in config[name]:
+            raise _invalid("Path missing when using file console mode")
+        if config[name]["mode"] == "Socket" and "socket" not in config[name]:
+            raise _invalid("Path missing when using socket console mode")
+    if config["cpus"]["max_vcpus"] < config["cpus"]["boot_vcpus"]:
+        raise _invalid(
+            f"Max CPUs ({config['cpus']['max_vcpus']}) lower than boot CPUs ({config['cpus']['boot_vcpus']})"
+        )
+    for item in config.get("disks", []):
+        check_disk(config, item)
+    for item in config.get("net", []):
+        check_net(config, item)
+    if "topology" in config["cpus"]:
+        product = 1
+        for part in config["cpus"]["topology"].values():
+            product *= part
+        if product != config["cpus"]["max_vcpus"]:
+            raise _invalid("Product of CPU topology parts does not match maximum vCPU")
+    if config["memory"]["shared"] and config["memory"]["mergeable"]:
+        raise _invalid("Invalid to set both 'mergeable' and 'shared' for memory")
+    if "vsock" in config and config["vsock"]["cid"] in (0, 1, 2, 0xFFFFFFFF):
+        raise _invalid(f"{config['vsock']['cid']} is a special VSOCK CID")
+    if "balloon" in config and config["balloon"]["size"] >= config["memory"]["size"]:
+        raise _invalid(f"Balloon size ({config['balloon']['size']}) greater than RAM ({config['memory']['size']})")
+    _check_ids(devices(config))
