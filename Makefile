@@ -23,6 +23,7 @@ export ANSIBLE_COLLECTIONS_PATH := $(COLLECTIONS)
 export PYTHONPATH := $(COLLECTIONS)
 export MYPYPATH := $(COLLECTIONS)
 export MICROVM_CACHE := $(CACHE)
+export MICROVM_CHECKOUT := $(COLLECTION)
 export MICROVM_OPENAPI_DIR ?= $(abspath $(CURDIR)/../shared/openapi)
 
 PYTHON_VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -96,7 +97,7 @@ integration: guest
 	$(ANSIBLE_TEST) integration --local --python $(PYTHON_VERSION)
 
 molecule: guest
-	cd $(COLLECTION)/extensions && molecule test --all
+	cd $(COLLECTION) && molecule test --all
 
 test: lint sanity docs package units test-vmm system integration molecule
 
