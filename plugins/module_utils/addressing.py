@@ -11,12 +11,12 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import count
-from typing import Any
+from typing import Any, Union
 
 from .errors import MicrovmError
 
-Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
+Address = Union[IPv4Address, IPv6Address]
+Network = Union[IPv4Network, IPv6Network]
 
 DEFAULT_CIDR = "10.213.0.0/16"
 DEFAULT_PREFIX = {4: 30, 6: 126}

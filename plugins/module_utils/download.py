@@ -9,9 +9,10 @@ from __future__ import annotations
 import http.client
 import time
 import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
+
+from ansible.module_utils.urls import open_url
 
 from .errors import MicrovmError
 
@@ -29,7 +30,7 @@ class _Broken(Exception):
 def text(url: str, *, timeout: float) -> str:
     """Return a small text, such as a SHA256SUMS. Raises MicrovmError."""
     try:
-        with urllib.request.urlopen(_request(url), timeout=timeout) as answer:  # noqa: S310
+        with open_url(url, headers=_headers(), timeout=timeout, decompress=False) as answer:
             body: bytes = answer.read(_MAX_TEXT + 1)
     except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
         raise MicrovmError(f"'{url}' cannot be fetched: {_reason(error)}") from error
@@ -58,17 +59,15 @@ def fetch(url: str, part: Path, *, timeout: float, pause: float = 0.5) -> None:
             time.sleep(pause * 2 ** (failures - 1))
 
 
-def _request(url: str, start: int = 0) -> urllib.request.Request:
+def _headers(start: int = 0) -> dict[str, str]:
     # Compression on the way would make the ranges those of something else.
     headers = {"User-Agent": "microvm.cloud_hypervisor", "Accept-Encoding": "identity"}
-    if start:
-        headers["Range"] = f"bytes={start}-"
-    return urllib.request.Request(url, headers=headers)  # noqa: S310
+    return {**headers, "Range": f"bytes={start}-"} if start else headers
 
 
 def _go_on(url: str, part: Path, start: int, timeout: float) -> None:
     try:
-        with urllib.request.urlopen(_request(url, start), timeout=timeout) as answer:  # noqa: S310
+        with open_url(url, headers=_headers(start), timeout=timeout, decompress=False) as answer:
             at = start if _continues(answer, start) else 0
             length = answer.headers.get("Content-Length")
             with part.open("r+b" if part.exists() else "w+b") as file:

@@ -182,7 +182,7 @@ def build(tree: Tree, *, label: str, timestamp: int = EPOCH, free_bytes: int = 0
     directories = _directories(tree)
     files = list(_files(directories))
 
-    content = sum(directory.size for directory in directories) + sum(file.size for _, _, file in files) + free_bytes
+    content = sum(directory.size for directory in directories) + sum(row[2].size for row in files) + free_bytes
     cluster_size = next(size for limit, size in _CLUSTER_SIZES if content <= limit)
 
     runs: list[int] = []
@@ -203,9 +203,7 @@ def build(tree: Tree, *, label: str, timestamp: int = EPOCH, free_bytes: int = 0
 
     size, reserved, fat_sectors, clusters = _dimensions(used + -(-free_bytes // cluster_size), cluster_size)
     contents = _contents(directories, first, name, when)
-    volume_id = zlib.crc32(
-        repr((label, size, [(path, file.size) for _, path, file in placed])).encode(errors="replace")
-    )
+    volume_id = zlib.crc32(repr((label, size, [(row[1], row[2].size) for row in placed])).encode(errors="replace"))
     return Layout(
         size=size,
         cluster_size=cluster_size,

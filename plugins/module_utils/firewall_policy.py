@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any, Literal
 
-from .addressing import parse_mac
+from .addressing import Network, parse_mac
 from .errors import MicrovmError
 from .names import check_vm_name
 from .tap import check_name
 
 Proto = Literal["tcp", "udp"]
-Network = IPv4Network | IPv6Network
 Ports = tuple[int, int]
 EVERYWHERE = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 # Each port of a range is an element of its own, so that finding one costs the same whatever the range.

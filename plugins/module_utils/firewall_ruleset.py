@@ -14,9 +14,10 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, ip_address, ip_network
-from typing import Any
+from typing import Any, Union
 
-from .firewall_policy import Network, Policy
+from .addressing import Network
+from .firewall_policy import Policy
 
 Json = dict[str, Any]
 FAMILY, TABLE = "inet", "cloud_hypervisor"
@@ -37,7 +38,7 @@ PRIVATE4 = [
 PRIVATE6 = ["::/127", "fc00::/7", "fe80::/10", "ff00::/8"]
 
 # The sets and maps by table and name: the key's types, for a map the value's, and whether keys are intervals.
-_SETS: Mapping[tuple[str, str], tuple[list[str] | str, list[str] | str | None, bool]] = {
+_SETS: Mapping[tuple[str, str], tuple[Any, Any, bool]] = {
     (FAMILY, "taps"): ("ifname", None, False),
     (FAMILY, "uplinks"): ("ifname", None, False),
     (FAMILY, "private4"): ("ipv4_addr", None, True),
@@ -277,7 +278,7 @@ def rule_comments() -> dict[tuple[str, str], list[str]]:
     """Return each chain's comments, in order: by them a rule that is missing, moved or of another release is noticed."""
     return {
         key: [f"{purpose} {_digest([key, number, rule])}" for number, (purpose, rule) in enumerate(rules)]
-        for key, (_, rules) in _CHAINS.items()
+        for key, (_hook, rules) in _CHAINS.items()
     }
 
 
@@ -299,14 +300,14 @@ def base() -> list[Json]:
             commands.append({"add": {"set": options}})
         else:
             commands.append({"add": {"map": {**options, "map": value}}})
-    for (family, name), (hook, _) in _CHAINS.items():
+    for (family, name), (hook, _rules) in _CHAINS.items():
         chain: Json = {"family": family, "table": TABLE, "name": name}
         if hook is not None:
             chain |= {"hook": hook[0], "prio": hook[1], "type": hook[2], "policy": "accept"}
         commands.append({"add": {"chain": chain}})
     comments = rule_comments()
-    for (family, name), (_, rules) in _CHAINS.items():
-        for comment, (_, rule) in zip(comments[family, name], rules, strict=True):
+    for (family, name), (_hook, rules) in _CHAINS.items():
+        for comment, (_purpose, rule) in zip(comments[family, name], rules, strict=True):
             commands.append(
                 {"add": {"rule": {"family": family, "table": TABLE, "chain": name, "expr": rule, "comment": comment}}}
             )
@@ -328,7 +329,7 @@ def removal() -> list[Json]:
 # ---- Elements ----
 
 # An element: its set, its key in a form that can be compared, and for a map its value.
-Element = tuple[str, str, tuple[Any, ...], tuple[Any, ...] | None]
+Element = tuple[str, str, tuple[Any, ...], Union[tuple[Any, ...], None]]
 
 
 def _interval(value: Any) -> tuple[Any, Any]:
@@ -443,12 +444,12 @@ def changes(live: set[Element], wanted: set[Element]) -> list[Json]:
 
 
 def _as_json(family: str, name: str, key: tuple[Any, ...], value: tuple[Any, ...] | None) -> Any:
-    types, values, _ = _SETS[family, name]
+    types, values, _interval_set = _SETS[family, name]
     rendered = _join(key, types)
-    return rendered if value is None else [rendered, _join(value, values or [])]
+    return rendered if value is None else [rendered, _join(value, values)]
 
 
-def _join(parts: tuple[Any, ...], types: list[str] | str) -> Any:
+def _join(parts: tuple[Any, ...], types: Any) -> Any:
     if isinstance(types, str):
         return _part(parts[0], types)
     return {"concat": [_part(part, kind) for part, kind in zip(parts, types, strict=True)]}

@@ -82,7 +82,7 @@ def _read(source: Path, *, option: str) -> dict[str, Content]:
         if not source.is_dir():
             return {"": Content.of_file(source)}
         found = {}
-        for directory, _, names in os.walk(source, onerror=_raise):
+        for directory, _directories, names in os.walk(source, onerror=_raise):
             for name in names:
                 path = Path(directory, name)
                 if path.is_symlink() or not path.is_file():

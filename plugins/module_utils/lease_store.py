@@ -40,7 +40,7 @@ CREATE TABLE leases (
 """
 # The names of our own fields are all that is ever put together into a statement.
 _COLUMNS = ", ".join(column.name for column in fields(Lease))
-_PLACES = ", ".join("?" for _ in fields(Lease))
+_PLACES = ", ".join(["?"] * len(fields(Lease)))
 # How long one run waits for another's transaction, in seconds.
 _BUSY_SECONDS = 60.0
 

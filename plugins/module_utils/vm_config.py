@@ -109,7 +109,7 @@ def parse(options: Mapping[str, Any], paths: Paths) -> Spec:
         "memory": _memory(options.get("memory") or {}),
         "payload": _payload(options.get("payload") or {}),
         "disks": _disks(options.get("disks") or ()),
-        "net": [net for net, _ in nets],
+        "net": [net for net, _tap in nets],
         "serial": _console(options.get("serial") or {}, "file", paths, option="serial"),
         "console": _console(options.get("console") or {}, "off", paths, option="console"),
         "rng": {"src": (options.get("rng") or {}).get("src") or "/dev/urandom"},
@@ -128,7 +128,7 @@ def parse(options: Mapping[str, Any], paths: Paths) -> Spec:
     timeout = options.get("boot_timeout")
     return Spec(
         config=config,
-        taps=tuple(tap for _, tap in nets),
+        taps=tuple(tap for _net_config, tap in nets),
         vmm=options.get("vmm") or DEFAULT_VMM,
         boot_timeout=DEFAULT_BOOT_TIMEOUT if timeout is None else timeout,
         labels=options.get("labels") or {},

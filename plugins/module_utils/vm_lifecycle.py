@@ -135,7 +135,7 @@ def restart_reasons(now: Current, spec: Spec, files: Mapping[str, Any]) -> list[
 
     ``files`` identifies the files that are there now under the names of ``Spec.files``.
     """
-    if now.pid is None or now.record is None or "booted" not in now.record:
+    if now.pid is None or now.record is None or not now.record.get("booted"):
         return []
     booted = now.record["booted"]
     names = sorted(booted["config"].keys() | spec.config.keys())
@@ -271,33 +271,36 @@ def _locked(paths: Paths, *, make: bool) -> Iterator[None]:
 
 
 def _apply(vm: Vm, steps: list[Any], item: Mapping[str, Any], spec: Spec | None, now: Current) -> str | None:
+    """Do the steps in order; return what stopped the VM, if one of them did."""
     stopped_by = None
     grace = item.get("grace")
     for step in steps:
-        match step:
-            case "record":
-                assert spec is not None
-                booted = {} if now.record is None else {"booted": now.record.get("booted")}
-                _write_record(vm.paths, {"options": _options(item), "config": spec.config, **booted})
-            case "stop":
-                stopped_by = stop(vm, grace=vm_config.DEFAULT_GRACE if grace is None else grace)
-                _clean(vm)
-            case "clean":
-                _clean(vm)
-            case "start":
-                assert spec is not None
-                _start(vm, spec)
-            case "boot":
-                assert spec is not None
-                _boot(vm, spec)
-            case "pause" | "resume":
-                vm.client().act(step)
-            case "remove":
-                _remove(vm, now)
-    if spec is not None and "start" not in steps and vm.supervisor.pid() is not None:
+        if step == "stop":
+            stopped_by = stop(vm, grace=vm_config.DEFAULT_GRACE if grace is None else grace)
+            _clean(vm)
+        elif step == "clean":
+            _clean(vm)
+        elif step == "remove":
+            _remove(vm, now)
+        elif step in ("pause", "resume"):
+            vm.client().act(step)
+        elif spec is not None:
+            _apply_spec(vm, step, item, spec, now)
+    return stopped_by
+
+
+def _apply_spec(vm: Vm, step: Any, item: Mapping[str, Any], spec: Spec, now: Current) -> None:
+    if step == "record":
+        booted = {} if now.record is None else {"booted": now.record.get("booted")}
+        options = _options(item) if item.get("payload") is not None or now.record is None else now.record["options"]
+        _write_record(vm.paths, {"options": options, "config": spec.config, **booted})
+    elif step == "start":
+        _start(vm, spec)
+    elif step == "boot":
+        _boot(vm, spec)
+    else:  # what a TAP of a living VM lacks
         for wanted in spec.taps:
             tap.ensure(vm.runner, wanted)
-    return stopped_by
 
 
 def _write_record(paths: Paths, record: Mapping[str, Any]) -> None:
@@ -310,7 +313,7 @@ def _start(vm: Vm, spec: Spec) -> None:
     binary = shutil.which(spec.vmm)
     if binary is None:
         raise MicrovmError(f"'{spec.vmm}' is not there, or cannot be run", option="vmm")
-    config, _ = vmm_versions.adapted(spec.config, vmm_versions.installed(vm.runner, spec.vmm))
+    config = vmm_versions.adapted(spec.config, vmm_versions.installed(vm.runner, spec.vmm))[0]
     made: list[str] = []
     try:
         for wanted in spec.taps:

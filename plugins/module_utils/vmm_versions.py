@@ -47,12 +47,12 @@ def installed(runner: Runner, vmm: str) -> Version:
     return version
 
 
-def _places(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], str]]:
+def _places(config: Mapping[str, Any]) -> Iterator[str]:
     for name, value in config.items():
         for part in value if isinstance(value, list) else [value]:
             if isinstance(part, Mapping):
                 for key in part:
-                    yield f"{name}.{key}", part, key
+                    yield f"{name}.{key}"
 
 
 def adapted(config: Mapping[str, Any], version: Version) -> tuple[dict[str, Any], list[str]]:
@@ -60,7 +60,7 @@ def adapted(config: Mapping[str, Any], version: Version) -> tuple[dict[str, Any]
 
     Raises MicrovmError, naming the release that brings it, for what it lacks and cannot do.
     """
-    lacking = {place for place, _, _ in _places(config) if version < _SINCE.get(place, OLDEST)}
+    lacking = {place for place in _places(config) if version < _SINCE.get(place, OLDEST)}
     for place in sorted(lacking - _DEFAULTED):
         since = _SINCE[place]
         raise MicrovmError(

@@ -122,6 +122,12 @@ options:
     description: The directory in which each VM has its own, C(vms/NAME).
     type: path
     default: /var/lib/microvm
+  _manifests:
+    description: What the controller's files hold. From the action plugin; not for you to set.
+    type: dict
+  _contents:
+    description: The files that the host misses. From the action plugin; not for you to set.
+    type: path
 seealso:
   - module: microvm.cloud_hypervisor.ch_image
   - module: microvm.cloud_hypervisor.ch_vm
@@ -252,7 +258,7 @@ def main() -> None:
             "workers": {"type": "int", "default": 8},
             "state_dir": {"type": "path", "default": "/var/lib/microvm"},
             # From the action plugin: what the controller's files hold, and the archive with those that were missing.
-            "_manifests": {"type": "dict", "default": {}},
+            "_manifests": {"type": "dict"},
             "_contents": {"type": "path"},
         },
         supports_check_mode=True,
@@ -261,7 +267,7 @@ def main() -> None:
     try:
         items = requested(module.params, shared=["workers", "state_dir", "_manifests", "_contents"])
         with unpacked(module.params["_contents"], Path(module.tmpdir)) as contents:
-            sources = vm_disks.Sources(module.params["_manifests"], contents)
+            sources = vm_disks.Sources(module.params["_manifests"] or {}, contents)
             if contents is None and not module.check_mode:
                 missing = [vm_disks.missing_contents(item, state_dir=state_dir, sources=sources) for item in items]
                 if any(missing):

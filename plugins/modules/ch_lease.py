@@ -117,7 +117,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 vms:
-  description: What each VM has, by its name. Only RV(vms.web.changed) and RV(vms.web.actions) for one without a lease.
+  description: What each VM has, by its name; C(changed) and C(actions) alone for one without a lease.
   returned: always
   type: dict
   sample:

@@ -236,7 +236,7 @@ memory = struct(
         "hugepage_size": (u64, None),
         "prefault": (boolean, False),
         "reserve": (boolean, False),
-        "zones": (listed(lambda value: dict(value)), None),
+        "zones": (listed(dict), None),
         "thp": (boolean, True),
     },
 )

@@ -193,7 +193,7 @@ class Guest:
             argv += ["-device", f"{_joined(properties)},{self._place(device.name)}"]
         for net in config.get("net", []):
             device, backend, properties = self._net(net)
-            self._pass += [fd for fd in map(os.dup, device.fds)]
+            self._pass += map(os.dup, device.fds)
             fds = self._pass[-len(device.fds) :]
             backend[_fds_name(fds)] = ":".join(map(str, fds))
             argv += ["-netdev", _joined({"type": backend.pop("type")} | backend, first="type")]

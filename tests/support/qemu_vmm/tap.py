@@ -47,7 +47,7 @@ def open_tap(net: dict[str, Any]) -> list[int]:
             raise _failed("Error related to the multiqueue support (no support TAP side)")
     with contextlib.ExitStack() as undo:
         fds: list[int] = []
-        for _ in range(queues):
+        for _queue in range(queues):
             name, fd = _attach(name or "vmtap%d", multiqueue=queues > 1)
             undo.callback(os.close, fd)
             fds.append(fd)

@@ -59,22 +59,23 @@ class Vmm:
     def submit(self, call: Callable[[], Any]) -> Any:
         """Run ``call`` in the main thread; return its result or raise its error."""
         done = threading.Event()
-        outcome: list[Any] = [None, None]
+        result: list[Any] = []
+        errors: list[Exception] = []
 
         def work() -> None:
             try:
-                outcome[0] = call()
+                result.append(call())
             except QmpError as error:
-                outcome[1] = Refused("qemu_vmm stand-in", str(error))
+                errors.append(Refused("qemu_vmm stand-in", str(error)))
             except Exception as error:
-                outcome[1] = error
+                errors.append(error)
             done.set()
 
         self._queue.put(work)
         done.wait()
-        if outcome[1] is not None:
-            raise outcome[1]
-        return outcome[0]
+        if errors:
+            raise errors[0]
+        return result[0]
 
     def _last_events(self) -> None:
         if self.config is not None:

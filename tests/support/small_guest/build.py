@@ -82,7 +82,7 @@ def modules_in_order(directory: Path, release: str) -> list[Path]:
     run("depmod", "--basedir", str(library.parents[1]), release)
     depends: dict[Path, list[Path]] = {}
     for line in (library / release / "modules.dep").read_text().splitlines():
-        module, _, needed = line.partition(":")
+        module, _colon, needed = line.partition(":")
         depends[Path(module)] = [Path(name) for name in needed.split()]
     by_name = {module.name.split(".")[0].replace("-", "_"): module for module in depends}
     order: list[Path] = []
@@ -105,6 +105,7 @@ def build_initramfs(tree: Path, modules: list[Path]) -> bytes:
     for directory in ("bin", "dev", "etc/acpi/PWRF", "lib/modules", "mnt/data", "proc", "run", "srv", "sys", "tmp"):
         (tree / directory).mkdir(parents=True)
     shutil.copy(BUSYBOX, tree / "bin/busybox")
+    (tree / "bin/sh").symlink_to("busybox")
     for number, module in enumerate(modules):
         (tree / "lib/modules" / f"{number:02}-{module.name.split('.')[0]}.ko").write_bytes(plain(module))
     for name, target in (("init", "init"), ("power-button", "etc/acpi/PWRF/00000080")):

@@ -143,7 +143,9 @@ def test_what_is_whole_already_is_not_fetched_again(server: Server, tmp_path: Pa
 
 def test_a_server_that_always_breaks_somewhere_else_is_given_up(server: Server, tmp_path: Path) -> None:
     cuts = [50_000, 40_000]
-    server.answer = lambda request: request.whole(BODY, cut=cuts[len(server.ranges) % 2] if len(server.ranges) < 40 else None)
+    server.answer = lambda request: request.whole(
+        BODY, cut=cuts[len(server.ranges) % 2] if len(server.ranges) < 40 else None
+    )
     with pytest.raises(MicrovmError, match=f"the connection ended after [45]0000 of {len(BODY)} bytes"):
         fetch(server, tmp_path / "part")
 

@@ -77,7 +77,7 @@ def test_what_is_not_written_is_a_hole(tmp_path: Path) -> None:
 
 def test_free_bytes_are_free() -> None:
     layout = build({}, label="X", free_bytes=100 << 20)
-    free, _ = struct.unpack_from("<II", layout.info_sector, 488)
+    (free, _next) = struct.unpack_from("<II", layout.info_sector, 488)
     assert free * layout.cluster_size >= 100 << 20
 
 

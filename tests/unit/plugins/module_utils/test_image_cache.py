@@ -234,7 +234,9 @@ def test_a_list_that_lacks_the_file(tmp_path: Path, web: str) -> None:
     (tmp_path / "web/SHA256SUMS").write_text(f"{'a' * 64}  other.img\n")
     options = {"name": "a", "disk": {"src": f"{web}/disk.img", "checksum": f"sha256:{web}/SHA256SUMS"}}
     assert "lists no SHA-256 of 'disk.img'" in failed(ensure(tmp_path, options)[0])
-    assert "404" in failed(ensure(tmp_path, {**options, "disk": {**options["disk"], "checksum": f"sha256:{web}/no"}})[0])  # type: ignore[dict-item]
+    assert "404" in failed(
+        ensure(tmp_path, {**options, "disk": {**options["disk"], "checksum": f"sha256:{web}/no"}})[0]
+    )  # type: ignore[dict-item]
 
 
 def test_what_the_server_does_not_have(tmp_path: Path, web: str) -> None:
@@ -335,9 +337,7 @@ def test_a_base_that_an_overlay_needs_is_not_removed(tmp_path: Path, raw: Path) 
     disk = done(ensure(tmp_path, {"name": "a", "disk": {"src": str(raw)}, "size": "4MiB"})[0]).facts["disk"]
     overlay = tmp_path / "state/vms/web/root.qcow2"
     overlay.parent.mkdir(parents=True)
-    subprocess.run(
-        ["qemu-img", "create", "-q", "-f", "qcow2", "-b", disk, "-F", "raw", str(overlay)], check=True
-    )
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", disk, "-F", "raw", str(overlay)], check=True)
     message = failed(ensure(tmp_path, {"name": "a", "state": "absent"})[0])
     assert str(overlay) in message
     assert Path(disk).exists()
