@@ -62,10 +62,7 @@ def missing(runner: Runner, tap: Tap) -> list[str]:
     """
     if not exists(tap.name):
         return [f"made the TAP {tap.name}"]
-    try:
-        flags = int((_SYS / tap.name / "tun_flags").read_text(), 16)
-    except OSError:
-        flags = 0
+    flags = _flags(tap.name)
     if not flags & _IFF_TAP or not flags & _IFF_VNET_HDR:
         raise MicrovmError(
             f"the interface '{tap.name}' is there and is no TAP with vnet_hdr; remove it, or choose another name",
@@ -76,6 +73,14 @@ def missing(runner: Runner, tap: Tap) -> list[str]:
     if "UP" not in shown[0]["flags"]:
         steps.append(f"set {tap.name} up")
     return steps
+
+
+def _flags(name: str) -> int:
+    """Return the flags of a TUN or TAP, 0 for any other interface and for none."""
+    try:
+        return int((_SYS / name / "tun_flags").read_text(), 16)
+    except OSError:
+        return 0
 
 
 def _missing_addresses(runner: Runner, tap: Tap) -> list[str]:
@@ -120,8 +125,8 @@ def _forward(name: str) -> None:
 
 
 def remove(runner: Runner, name: str) -> bool:
-    """Remove exactly this TAP; return whether it was there. Raises CommandFailed."""
-    if not exists(name):
+    """Remove exactly this TAP; return whether it was there. An interface of another kind stays. Raises CommandFailed."""
+    if not _flags(name) & _IFF_TAP:
         return False
     runner.run(["ip", "link", "delete", "dev", name])
     return True

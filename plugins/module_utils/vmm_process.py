@@ -62,7 +62,7 @@ class DetachedProcess:
         alive = (
             remembered["boot_id"] == _BOOT_ID.read_text().strip()
             and remembered["started"] == _started(pid)
-            and str(self._api_socket) in _command_line(pid)
+            and _runs(pid, self._api_socket)
         )
         return pid if alive else None
 
@@ -115,11 +115,13 @@ def _started(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def _command_line(pid: int) -> str:
+def _runs(pid: int, api_socket: Path) -> bool:
+    """Return whether a process's command line names the socket. It is empty for a moment while execve(2) replaces it."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        command_line = Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
-        return ""
+        return False
+    return not command_line or os.fsencode(api_socket) in command_line
 
 
 def wait_for_end(supervisor: Supervisor, seconds: float) -> bool:

@@ -14,6 +14,7 @@ import shutil
 import signal
 import struct
 import sys
+import threading
 from typing import Any
 
 from . import config as model
@@ -189,6 +190,24 @@ def _lock(path: str) -> int:
     return fd
 
 
+def _end_on_signals(vmm: Vmm) -> None:
+    """End the VMM on SIGTERM and SIGINT.
+
+    A thread waits for them: a handler in Python would run only once the main thread, which waits for calls, wakes up.
+    """
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: None)
+
+    def wait() -> None:
+        os.read(woken, 1)
+        vmm.terminate()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def main() -> int:
     """Run the VMM; return its exit status."""
     arguments = parser().parse_args()
@@ -218,8 +237,7 @@ def run(arguments: argparse.Namespace) -> int:
     if config is None and path is None and fd is None:
         raise Usage("neither an API socket nor a payload is given: use --api-socket, or --kernel")
     vmm = Vmm(Events(event_fd), keep_after_shutdown=arguments.no_shutdown)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: vmm.terminate())
+    _end_on_signals(vmm)
     if path is not None:
         _lock(path)
     server = Server(vmm, path, fd) if path is not None or fd is not None else None

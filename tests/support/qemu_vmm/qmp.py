@@ -18,6 +18,9 @@ class QmpError(Exception):
     """QEMU refused a command, or is gone."""
 
 
+_ANSWER_SECONDS = 10
+
+
 class Qmp:
     """Sends commands one at a time; hands each event to ``on_event`` in a thread of its own."""
 
@@ -25,6 +28,7 @@ class Qmp:
         self._connection = connection
         self._on_event = on_event
         self._answers: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._one_at_a_time = threading.Lock()
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -47,11 +51,15 @@ class Qmp:
     def command_with_fds(self, name: str, fds: list[int], **arguments: Any) -> Any:
         """Run a command that takes file descriptors."""
         request = json.dumps({"execute": name, "arguments": arguments}).encode()
-        try:
-            socket.send_fds(self._connection, [request], fds) if fds else self._connection.sendall(request)
-        except OSError as error:
-            raise QmpError("QEMU has ended") from error
-        answer = self._answers.get()
+        # One at a time, since answers do not say what they answer.
+        with self._one_at_a_time:
+            try:
+                socket.send_fds(self._connection, [request], fds) if fds else self._connection.sendall(request)
+                answer = self._answers.get(timeout=_ANSWER_SECONDS)
+            except OSError as error:
+                raise QmpError("QEMU has ended") from error
+            except queue.Empty as error:
+                raise QmpError(f"QEMU does not answer {name} within {_ANSWER_SECONDS} seconds") from error
         if answer is None:
             self._answers.put(None)
             raise QmpError("QEMU has ended")
