@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import requested
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 from ansible_collections.microvm.cloud_hypervisor.plugins.plugin_utils.local_files import LocalFile, walk
 
 MODULE = "microvm.cloud_hypervisor.ch_disks"
@@ -29,7 +32,8 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         try:
-            sources = {source: self._read(vm, source) for vm, source in self._sources(arguments)}
+            vms = {source: vm for vm, source in self._sources(arguments)}
+            sources = {source: self._read(vm, source) for source, vm in vms.items()}
             manifests = {
                 source: {path: [file.sha256, file.size] for path, file in files.items()}
                 for source, files in sources.items()
@@ -52,12 +56,17 @@ class ActionModule(ActionBase):
     @staticmethod
     def _sources(arguments: dict[str, Any]) -> Iterator[tuple[str, str]]:
         """Yield the controller's paths in the options, each with the name of a VM that asks for it."""
-        for options in (arguments, *(arguments.get("vms") or ())):
-            service = options.get("service") or {}
-            if not service.get("remote_src"):
-                for option in ("binary", "keystore"):
-                    if service.get(option):
-                        yield str(options.get("name", "")), str(service[option])
+        try:
+            items = requested(arguments)
+            services = [(vm["name"], vm.get("service") or {}) for vm in items if vm.get("state") != "absent"]
+            here = [(name, it) for name, it in services if not boolean(it.get("remote_src") or False)]
+        except (MicrovmError, AttributeError, TypeError):
+            # The module says what is wrong with these options.
+            return
+        for name, service in here:
+            for option in ("binary", "keystore"):
+                if service.get(option):
+                    yield str(name), str(service[option])
 
     def _read(self, vm: str, source: str) -> dict[str, LocalFile]:
         try:
@@ -76,4 +85,6 @@ class ActionModule(ActionBase):
                     tar.add(path, arcname=digest, recursive=False)
             local.flush()
             target = self._connection._shell.join_path(self._connection._shell.tmpdir, "contents.tar")
-            return str(self._transfer_file(local.name, target))
+            sent = str(self._transfer_file(local.name, target))
+        self._fixup_perms2((self._connection._shell.tmpdir, sent))
+        return sent

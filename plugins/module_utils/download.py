@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import http.client
+import re
 import time
 import urllib.error
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,11 @@ def text(url: str, *, timeout: float) -> str:
     """Return a small text, such as a SHA256SUMS. Raises MicrovmError."""
     try:
         with open_url(url, headers=_headers(), timeout=timeout, decompress=False) as answer:
-            body: bytes = answer.read(_MAX_TEXT + 1)
-    except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
+            body = b"".join(_chunks(answer, limit=_MAX_TEXT + 1))
+            length = answer.headers.get("Content-Length")
+            if length is not None and len(body) < min(int(length), _MAX_TEXT + 1):
+                raise _Broken(f"the connection ended after {len(body)} of {length} bytes")
+    except (_Broken, urllib.error.URLError, OSError, http.client.HTTPException) as error:
         raise MicrovmError(f"'{url}' cannot be fetched: {_reason(error)}") from error
     if len(body) > _MAX_TEXT:
         raise MicrovmError(f"'{url}' has more than {_MAX_TEXT} bytes, which is no list of checksums")
@@ -43,54 +48,110 @@ def fetch(url: str, part: Path, *, timeout: float, pause: float = 0.5) -> None:
     """Download to ``part``, in flat memory, going on from what is there already.
 
     A connection that breaks, or a server's passing error, is met with up to 5 tries that bring no byte more, each after
-    a pause that grows from ``pause`` seconds. Raises MicrovmError; what has come so far stays in ``part``.
+    a pause that grows from ``pause`` seconds. Raises MicrovmError; what has come so far stays in ``part``, with its version
+    beside it, except where the disk is full.
     """
-    failures = 0
+    failures, best = 0, _size(part)
     while True:
-        before = part.stat().st_size if part.exists() else 0
         try:
-            _go_on(url, part, before, timeout)
+            _go_on(url, part, _size(part), timeout)
             return
         except _Broken as error:
-            progress = part.exists() and part.stat().st_size > before
-            failures = 1 if progress else failures + 1
+            # Only what no try reached before is progress, or a server that begins anew each time would have no end.
+            failures = 1 if _size(part) > best else failures + 1
+            best = max(best, _size(part))
             if failures >= _ATTEMPTS:
                 raise MicrovmError(f"'{url}' cannot be fetched, after {failures} tries: {error}") from error
             time.sleep(pause * 2 ** (failures - 1))
 
 
-def _headers(start: int = 0) -> dict[str, str]:
+def discard(part: Path) -> None:
+    """Remove what a download has left."""
+    part.unlink(missing_ok=True)
+    _version_file(part).unlink(missing_ok=True)
+
+
+def _version_file(part: Path) -> Path:
+    return part.with_name(f"{part.name}.version")
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _headers(start: int = 0, version: str | None = None) -> dict[str, str]:
     # Compression on the way would make the ranges those of something else.
     headers = {"User-Agent": "microvm.cloud_hypervisor", "Accept-Encoding": "identity"}
-    return {**headers, "Range": f"bytes={start}-"} if start else headers
+    if start:
+        headers["Range"] = f"bytes={start}-"
+        if version is not None:
+            headers["If-Range"] = version
+    return headers
 
 
 def _go_on(url: str, part: Path, start: int, timeout: float) -> None:
+    version = _version_file(part).read_text() if start and _version_file(part).exists() else None
     try:
-        with open_url(url, headers=_headers(start), timeout=timeout, decompress=False) as answer:
+        with open_url(url, headers=_headers(start, version), timeout=timeout, decompress=False) as answer:
             at = start if _continues(answer, start) else 0
             length = answer.headers.get("Content-Length")
-            with part.open("r+b" if part.exists() else "w+b") as file:
-                file.seek(at)
-                file.truncate()
-                received = 0
-                while chunk := answer.read(_CHUNK):
-                    file.write(chunk)
-                    received += len(chunk)
+            received = _save(url, answer, part, at)
             if length is not None and received < int(length):
                 raise _Broken(f"the connection ended after {received} of {length} bytes")
     except urllib.error.HTTPError as error:
         if error.code == 416 and start:
+            if re.fullmatch(rf"bytes \*/{start}", str(error.headers.get("Content-Range", ""))):
+                return
             # Longer than the file is now: begin anew.
-            part.unlink()
+            discard(part)
             raise _Broken("the server has less than was fetched before") from error
         if error.code in _PASSING:
             raise _Broken(_reason(error)) from error
         raise MicrovmError(f"'{url}' cannot be fetched: {_reason(error)}") from error
-    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         raise _Broken(_reason(error)) from error
+
+
+def _save(url: str, answer: Any, part: Path, at: int) -> int:
+    """Write the answer's body to ``part`` from ``at`` on; return its length. On a full disk nothing is kept."""
+    try:
+        if at == 0:
+            _note_version(part, answer.headers)
+        received = 0
+        with part.open("r+b" if part.exists() else "w+b") as file:
+            file.seek(at)
+            file.truncate()
+            for chunk in _chunks(answer):
+                file.write(chunk)
+                received += len(chunk)
+        return received
     except OSError as error:
+        discard(part)
         raise MicrovmError(f"'{url}' cannot be written to '{part}': {error.strerror}") from error
+
+
+def _note_version(part: Path, headers: Any) -> None:
+    """Keep what If-Range can name this version by: a strong ETag or else a date (RFC 9110, section 13.1.5)."""
+    etag = headers.get("ETag")
+    version = etag if etag and not etag.startswith("W/") else headers.get("Last-Modified")
+    if version is None:
+        _version_file(part).unlink(missing_ok=True)
+    else:
+        _version_file(part).write_text(version)
+
+
+def _chunks(answer: Any, limit: int | None = None) -> Iterator[bytes]:
+    received = 0
+    while limit is None or received < limit:
+        try:
+            # read1 gives what has come, so that a connection that breaks takes nothing of it along.
+            chunk: bytes = answer.read1(_CHUNK)
+        except (http.client.HTTPException, OSError) as error:
+            raise _Broken(_reason(error)) from error
+        if not chunk:
+            return
+        received += len(chunk)
+        yield chunk
 
 
 def _continues(answer: Any, start: int) -> bool:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -81,6 +82,8 @@ def built_from(disk: Path, record: Mapping[str, Any] | None) -> dict[str, str] |
     except FileNotFoundError:
         return None
     if [status.st_size, status.st_mtime_ns] != [record.get("size"), record.get("mtime_ns")]:
+        return None
+    if stat.S_IMODE(status.st_mode) != 0o600:
         return None
     return dict(record["files"])
 

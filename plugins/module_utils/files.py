@@ -24,11 +24,11 @@ def fsync_directory(path: Path) -> None:
 
 
 @contextmanager
-def staged(path: Path, *, mode: int = 0o600) -> Iterator[Path]:
+def staged(path: Path, *, mode: int = 0o600, replace: bool = True) -> Iterator[Path]:
     """Yield the name of a new, empty file, for a tool to write to, that becomes ``path`` once the block ends well.
 
     Otherwise it vanishes. The content and the name are on disk when the block has ended. ``mode`` holds from the first
-    byte on, unless the tool replaces the file.
+    byte on, unless the tool replaces the file. Without ``replace``, FileExistsError is raised where ``path`` is there by then.
     """
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
@@ -36,7 +36,11 @@ def staged(path: Path, *, mode: int = 0o600) -> Iterator[Path]:
         os.fchmod(descriptor, mode)
         yield temporary
         os.fsync(descriptor)
-        temporary.replace(path)
+        if replace:
+            temporary.replace(path)
+        else:
+            os.link(temporary, path)
+            temporary.unlink()
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

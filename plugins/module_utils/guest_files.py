@@ -51,7 +51,11 @@ def service(
         if source is None:
             continue
         name = f"service.{option}"
-        found = _read(Path(source), option=name) if here else _sent(source, manifests or {}, contents, option=name)
+        found = (
+            _read(Path(source).expanduser(), option=name)
+            if here
+            else _sent(source, manifests or {}, contents, option=name)
+        )
         directory = "" not in found
         if directory != (option == "keystore"):
             kind = "a directory" if directory else "a file"
@@ -82,15 +86,16 @@ def _read(source: Path, *, option: str) -> dict[str, Content]:
         if not source.is_dir():
             return {"": Content.of_file(source)}
         found = {}
-        for directory, _directories, names in os.walk(source, onerror=_raise):
-            for name in names:
+        for directory, below, names in os.walk(source, onerror=_raise):
+            for name in (*below, *names):
                 path = Path(directory, name)
-                if path.is_symlink() or not path.is_file():
+                if path.is_symlink() or not (path.is_file() or path.is_dir()):
                     raise MicrovmError(
                         f"'{path}' is neither a file nor a directory; put a copy of what it stands for there",
                         option=option,
                     )
-                found[str(path.relative_to(source))] = Content.of_file(path)
+                if path.is_file():
+                    found[str(path.relative_to(source))] = Content.of_file(path)
         return found
     except OSError as error:
         raise MicrovmError(f"'{source}' cannot be read: {error.strerror}", option=option) from error

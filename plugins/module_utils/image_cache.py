@@ -109,7 +109,7 @@ class Cache:
         self.runner = runner
         self.vms = vms
         self.check_mode = check_mode
-        self.index: dict[str, Any] = {"images": {}, "urls": {}, "paths": {}, "disks": {}}
+        self.index: dict[str, Any] = {"images": {}, "urls": {}, "paths": {}, "disks": {}, "files": {}, "earlier": {}}
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -125,7 +125,12 @@ class Cache:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             path = self.directory / "index.json"
             if path.exists():
-                self.index |= json.loads(path.read_bytes())
+                try:
+                    self.index |= json.loads(path.read_bytes())
+                except ValueError as error:
+                    raise MicrovmError(
+                        f"'{path}' is not readable: {error}; remove it, and images are looked up anew"
+                    ) from error
             before = json.dumps(self.index, sort_keys=True)
             try:
                 yield
@@ -158,6 +163,9 @@ class Cache:
         after = {part: facts[part] for part in PARTS if facts[part] is not None}
         if not self.check_mode:
             self.index["images"][wanted.name] = after
+            # VMs may have what the image was before, so that it goes only with the image.
+            earlier = {*self.index["earlier"].get(wanted.name, []), *(before or {}).values()} - set(after.values())
+            self.index["earlier"][wanted.name] = sorted(earlier)
         return Outcome(
             changed=bool(actions),
             facts={**facts, "digests": digests},
@@ -204,21 +212,26 @@ class Cache:
                 return str(known[1])
             digest = _sha256(source.path)
         except FileNotFoundError as error:
-            if self.check_mode:
-                return None
             raise MicrovmError(f"'{source.path}' is not there", option=f"{source.part}.src") from error
+        except OSError as error:
+            raise MicrovmError(
+                f"'{source.path}' cannot be read: {error.strerror}", option=f"{source.part}.src"
+            ) from error
         self.index["paths"][str(source.path)] = [identity, digest]
         return digest
 
     def _file(self, source: Source, sha256: str | None, wanted: Wanted, actions: list[str]) -> tuple[Path, str | None]:
-        if sha256 is not None and (self.directory / f"sha256-{sha256}").exists():
-            return self.directory / f"sha256-{sha256}", sha256
+        if sha256 is not None and (path := self.directory / f"sha256-{sha256}").exists():
+            if path.stat().st_size == self.index["files"].get(path.name):
+                return path, sha256
+            actions.append(f"found {path.name} with {path.stat().st_size} bytes, which are not its own")
         actions.append(f"fetched {source.part} from {source.src}")
         if self.check_mode:
             return self.directory / f"sha256-{sha256 or 'unknown'}", sha256
         with self._fetched(source, sha256, wanted.timeout) as (path, digest):
             target = self.directory / f"sha256-{digest}"
             self._place(path, target, keep=source.url is None)
+        self.index["files"][target.name] = target.stat().st_size
         return target, digest
 
     def _disk(self, source: Source, sha256: str | None, wanted: Wanted, actions: list[str]) -> tuple[Path, str | None]:
@@ -230,13 +243,50 @@ class Cache:
             if path.stat().st_size == known["size"]:
                 return path, sha256
             actions.append(f"found {path.name} with {path.stat().st_size} instead of {known['size']} bytes")
+        if sha256 is not None and (there := self._other_size(sha256)) is not None:
+            target = self._target(sha256, there["virtual_size"], wanted)
+            actions.append(f"made {target.name} from {there['file']}")
+            if not self.check_mode:
+                self._resized(self.directory / there["file"], target)
+                self._note_disk(sha256, size, target, there["virtual_size"])
+            return target, sha256
         actions.append(f"fetched disk from {source.src}")
         if self.check_mode:
-            return self.directory / f"sha256-{sha256 or 'unknown'}-{size}.raw", sha256
+            if source.url is None and source.path.is_file():
+                virtual_size = self._virtual_size(source.path, self._format(source.path))
+            else:
+                virtual_size = 0
+            return self._target(sha256 or "unknown", virtual_size, wanted), sha256
         with self._fetched(source, sha256, wanted.timeout) as (path, digest):
-            target = self._raw(path, digest, wanted, keep=source.url is None)
-        self.index["disks"][f"{digest}:{size}"] = {"file": target.name, "size": target.stat().st_size}
+            target, virtual_size = self._raw(path, digest, wanted, keep=source.url is None)
+        self._note_disk(digest, size, target, virtual_size)
         return target, digest
+
+    def _note_disk(self, digest: str, size: str, target: Path, virtual_size: int) -> None:
+        self.index["disks"][f"{digest}:{size}"] = {
+            "file": target.name,
+            "size": target.stat().st_size,
+            "virtual_size": virtual_size,
+        }
+
+    def _other_size(self, digest: str) -> dict[str, Any] | None:
+        """Return an intact raw disk of the same image, of which one of another size can be made."""
+        for key, disk in self.index["disks"].items():
+            path = self.directory / disk["file"]
+            if not key.startswith(f"{digest}:") or "virtual_size" not in disk:
+                continue
+            if path.exists() and path.stat().st_size == disk["size"]:
+                return dict(disk)
+        return None
+
+    def _resized(self, source: Path, target: Path) -> None:
+        # Behind the image's own size there are only zeros, so either can be the larger one.
+        if source == target:
+            return
+        with staged(target, mode=_MODE) as temporary:
+            self.runner.run(["cp", "--reflink=auto", "--sparse=always", str(source), str(temporary)])
+            os.truncate(temporary, int(target.stem.rpartition("-")[2]))
+            _sync(temporary)
 
     @contextmanager
     def _fetched(self, source: Source, sha256: str | None, timeout: float) -> Iterator[tuple[Path, str]]:
@@ -254,7 +304,7 @@ class Cache:
             digest = _sha256(part)
             if resumed and sha256 not in (None, digest):
                 # What an earlier run had fetched was of another content: once more, from the beginning.
-                part.unlink()
+                download.discard(part)
                 download.fetch(source.url, part, timeout=timeout)
                 digest = _sha256(part)
         except MicrovmError as error:
@@ -267,7 +317,7 @@ class Cache:
             if sha256 is None:
                 self.index["urls"][source.url] = digest
         finally:
-            part.unlink(missing_ok=True)
+            download.discard(part)
 
     @staticmethod
     def _wrong(source: Source, expected: str, found: str) -> MicrovmError:
@@ -286,16 +336,25 @@ class Cache:
                 temporary.chmod(_MODE)
                 _sync(temporary)
 
-    def _raw(self, path: Path, digest: str, wanted: Wanted, *, keep: bool) -> Path:
-        format = self._format(path)
-        virtual_size = qemu_img.size_of(path, format)
+    def _virtual_size(self, path: Path, format: qemu_img.Format) -> int:
+        try:
+            return qemu_img.size_of(path, format)
+        except ValueError as error:
+            raise MicrovmError(str(error), option="disk.src") from error
+
+    def _target(self, digest: str, virtual_size: int, wanted: Wanted) -> Path:
         size = max(virtual_size, DEFAULT_SIZE) if wanted.size is None else wanted.size
         if size < virtual_size:
             raise MicrovmError(
                 f"{size} bytes are asked for, and the image has {virtual_size}; a disk can grow and not shrink",
                 option="size",
             )
-        target = self.directory / f"sha256-{digest}-{size}.raw"
+        return self.directory / f"sha256-{digest}-{size}.raw"
+
+    def _raw(self, path: Path, digest: str, wanted: Wanted, *, keep: bool) -> tuple[Path, int]:
+        format = self._format(path)
+        virtual_size = self._virtual_size(path, format)
+        target = self._target(digest, virtual_size, wanted)
         with staged(target, mode=_MODE) as temporary:
             if format == "qcow2":
                 qemu_img.convert_to_raw(self.runner, path, format, temporary)
@@ -304,9 +363,9 @@ class Cache:
             else:
                 path.replace(temporary)
                 temporary.chmod(_MODE)
-            os.truncate(temporary, size)
+            os.truncate(temporary, int(target.stem.rpartition("-")[2]))
             _sync(temporary)
-        return target
+        return target, virtual_size
 
     def _format(self, path: Path) -> qemu_img.Format:
         """Return the format of a verified image. Raises MicrovmError for one that reaches for other files."""
@@ -330,7 +389,8 @@ class Cache:
         if gone is None:
             return Outcome(changed=False)
         others = {path for image, parts in self.index["images"].items() if image != name for path in parts.values()}
-        unused = sorted(set(gone.values()) - others)
+        others |= {path for image, paths in self.index["earlier"].items() if image != name for path in paths}
+        unused = sorted({*gone.values(), *self.index["earlier"].get(name, [])} - others)
         for path in unused:
             for overlay in self._overlays_of(path):
                 raise MicrovmError(
@@ -342,6 +402,8 @@ class Cache:
                 Path(path).unlink(missing_ok=True)
             names = {Path(path).name for path in unused}
             self.index["disks"] = {key: disk for key, disk in self.index["disks"].items() if disk["file"] not in names}
+            self.index["files"] = {file: size for file, size in self.index["files"].items() if file not in names}
+            self.index["earlier"].pop(name, None)
             del self.index["images"][name]
         return Outcome(changed=True, before=gone, after={}, actions=tuple(f"removed {path}" for path in unused))
 

@@ -12,7 +12,8 @@ import json
 import os
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -148,6 +149,13 @@ def ensure(
             actions.append(f"built {plan.path.name}")
             before[plan.kind], after[plan.kind] = {}, plan.change.as_dict()
             steps.append(partial(_apply_fat, plan, record))
+    for kind in ("cidata", "service"):
+        path = directory / f"{kind}.img"
+        if item.get(kind) is None and path.exists():
+            actions.append(f"removed {path.name}")
+            gone = fat_disk.difference(record.get(kind, {}).get("files", {}), {})
+            before[kind], after[kind] = {}, gone.as_dict()
+            steps.append(partial(_drop_fat, path, kind, record))
     for disk in data:
         if disk.before != disk.size:
             actions.append(f"{'made' if disk.before is None else 'grew'} {disk.path.name}")
@@ -177,6 +185,11 @@ def _apply_fat(plan: FatPlan, record: dict[str, Any]) -> None:
     record[plan.kind] = fat_disk.write(plan.path, plan.layout, plan.wanted)
 
 
+def _drop_fat(path: Path, kind: str, record: dict[str, Any]) -> None:
+    path.unlink()
+    record.pop(kind, None)
+
+
 # ---- Root disk ----
 
 
@@ -198,6 +211,8 @@ def _plan_root(item: Mapping[str, Any], directory: Path, record: Mapping[str, An
     options = item.get("root") or {}
     wanted_mode: RootMode | Literal["auto"] = options.get("mode") or "auto"
     wanted_size = None if options.get("size") is None else parse_size(options["size"], option="root.size")
+    if wanted_size is not None and wanted_size % 512:
+        raise MicrovmError(f"{wanted_size} bytes are asked for; a disk is a multiple of 512 bytes", option="root.size")
     raw, overlay = directory / "root.raw", directory / "root.qcow2"
     there = raw if raw.exists() else overlay if overlay.exists() else None
     if there is None:
@@ -226,12 +241,16 @@ def _plan_root(item: Mapping[str, Any], directory: Path, record: Mapping[str, An
 
 
 def _base_size(base: Path) -> int:
-    try:
-        return base.stat().st_size
-    except FileNotFoundError as error:
-        raise MicrovmError(
-            f"'{base}' is not there; give the path of a raw image on the host", option="image"
-        ) from error
+    if not base.exists():
+        raise MicrovmError(f"'{base}' is not there; give the path of a raw image on the host", option="image")
+    if not base.is_file():
+        raise MicrovmError(f"'{base}' is not a file; give the path of a raw image on the host", option="image")
+    with base.open("rb") as file:
+        if file.read(4) == b"QFI\xfb":
+            raise MicrovmError(
+                f"'{base}' is a qcow2 image; give a raw one, such as ch_image makes of it", option="image"
+            )
+    return base.stat().st_size
 
 
 def _best_mode(base: Path, directory: Path) -> RootMode:
@@ -260,7 +279,7 @@ def _apply_root(root: _Root, runner: Runner, record: dict[str, Any]) -> None:
         _refuse_in_use(root.path, option="root.size")
         qemu_img.resize(runner, root.path, _format(root.path), root.size)
         return
-    with staged(root.path) as temporary:
+    with _new(root.path) as temporary:
         if root.mode == "overlay":
             qemu_img.create_overlay(runner, temporary, root.base)
         elif root.mode == "copy":
@@ -326,7 +345,7 @@ def _refuse_twice(names: list[str]) -> None:
 
 def _apply_data(disk: _Data, runner: Runner) -> None:
     if disk.before is None:
-        with staged(disk.path) as temporary:
+        with _new(disk.path) as temporary:
             qemu_img.create_qcow2(runner, temporary, disk.size)
     else:
         _refuse_in_use(disk.path, option="data.size")
@@ -340,6 +359,16 @@ def _unused(directory: Path, data: list[_Data]) -> list[str]:
 
 
 # ---- All of them ----
+
+
+@contextmanager
+def _new(path: Path) -> Iterator[Path]:
+    """Yield the name of a file that becomes ``path``, but never in the place of a disk that a VM may have written to."""
+    try:
+        with staged(path, replace=False) as temporary:
+            yield temporary
+    except FileExistsError as error:
+        raise MicrovmError(f"another run has just made '{path}', which is kept; run this again") from error
 
 
 def _format(path: Path) -> qemu_img.Format:
@@ -396,11 +425,7 @@ def _refuse_in_use(path: Path, *, option: str) -> None:
 def _remove(directory: Path, *, check_mode: bool) -> Outcome:
     names = ("root.raw", "root.qcow2", "cidata.img", "service.img", RECORD)
     # What a run that was killed had begun is hidden, and named after what it was to be.
-    left = [
-        path
-        for path in sorted(directory.glob("*")) + sorted(directory.glob(".*"))
-        if path.is_file() and _belongs(path.name, names)
-    ]
+    left = [path for path in sorted(directory.glob("*")) if path.is_file() and _belongs(path.name, names)]
     for path in left:
         _refuse_in_use(path, option="state")
     if not check_mode:

@@ -50,7 +50,9 @@ options:
         description: Its size, such as V(40GiB), at least that of O(image), which is the default. It grows, and never shrinks.
         type: str
   cidata: &cidata
-    description: The documents of a cloud-init NoCloud data source, on a disk labelled C(CIDATA).
+    description:
+      - The documents of a cloud-init NoCloud data source, on a disk labelled C(CIDATA). Without it the VM has no such disk.
+      - The user data and the meta data are needed.
     type: dict
     suboptions:
       user_data:
@@ -63,29 +65,31 @@ options:
         description: The network configuration, as text.
         type: str
   service: &service
-    description: The files of the service, on a disk labelled C(SERVICEDISK) that the guest mounts on C(/srv).
+    description:
+      - The files of the service, on a disk labelled C(SERVICEDISK) that the guest mounts on C(/srv).
+        Without it the VM has no such disk.
     type: dict
     suboptions:
       binary:
         description: The program or script, which becomes C(/srv/service).
-        type: path
+        type: str
         required: true
       keystore:
-        description: A directory of any depth, which becomes C(/srv/keystore).
-        type: path
+        description: A directory of any depth, which becomes C(/srv/keystore). Symbolic links in it are refused.
+        type: str
       launch:
         description: How C(/srv/launch) starts the program. Every value arrives exactly as it is written.
         type: dict
         suboptions:
           arguments:
-            description: The program's arguments.
+            description: The program's arguments, each a string or a whole number.
             type: list
-            elements: str
+            elements: raw
           environment:
-            description: The program's environment variables.
+            description: The program's environment variables, each a string or a whole number.
             type: dict
           workdir:
-            description: The directory in the guest that it starts in.
+            description: The directory in the guest that it starts in, an absolute path.
             type: str
       remote_src:
         description: Whether the files lie on the host and not on the controller.
@@ -201,6 +205,7 @@ from functools import partial
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.parameters import remove_values
 
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import vm_disks
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import report, requested, run_each
@@ -209,7 +214,7 @@ from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.runner im
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.sent_files import unpacked
 
 LAUNCH_OPTIONS = {
-    "arguments": {"type": "list", "elements": "str"},
+    "arguments": {"type": "list", "elements": "raw"},
     "environment": {"type": "dict", "no_log": True},
     "workdir": {"type": "str"},
 }
@@ -235,8 +240,8 @@ VM_OPTIONS = {
     "service": {
         "type": "dict",
         "options": {
-            "binary": {"type": "path", "required": True},
-            "keystore": {"type": "path", "no_log": False},
+            "binary": {"type": "str", "required": True},
+            "keystore": {"type": "str", "no_log": False},
             "launch": {"type": "dict", "options": LAUNCH_OPTIONS},
             "remote_src": {"type": "bool", "default": False},
         },
@@ -263,6 +268,10 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    # Ansible hides a secret value wherever it stands in a result: a variable of "80" or "web" would spoil the paths that
+    # the next module needs. No result here has a secret but the module's own arguments, so they alone are hidden.
+    shown = {"module_args": remove_values(module.params, module.no_log_values)}
+    module.no_log_values = set()
     state_dir = Path(module.params["state_dir"])
     try:
         items = requested(module.params, shared=["workers", "state_dir", "_manifests", "_contents"])
@@ -271,7 +280,7 @@ def main() -> None:
             if contents is None and not module.check_mode:
                 missing = [vm_disks.missing_contents(item, state_dir=state_dir, sources=sources) for item in items]
                 if any(missing):
-                    module.exit_json(changed=False, missing=sorted(set().union(*missing)))
+                    module.exit_json(changed=False, missing=sorted(set().union(*missing)), invocation=shown)
             ensure = partial(
                 vm_disks.ensure,
                 state_dir=state_dir,
@@ -281,8 +290,8 @@ def main() -> None:
             )
             outcomes = run_each(items, ensure, workers=module.params["workers"])
     except MicrovmError as error:
-        module.fail_json(msg=str(error))
-    result = report(outcomes)
+        module.fail_json(msg=str(error), invocation=shown)
+    result = {**report(outcomes), "invocation": shown}
     if result.pop("failed", False):
         module.fail_json(**result)
     module.exit_json(**result)

@@ -59,6 +59,8 @@ class Qmp:
             except OSError as error:
                 raise QmpError("QEMU has ended") from error
             except queue.Empty as error:
+                # An answer that came later would be taken for the next command's.
+                self._connection.shutdown(socket.SHUT_RDWR)
                 raise QmpError(f"QEMU does not answer {name} within {_ANSWER_SECONDS} seconds") from error
         if answer is None:
             self._answers.put(None)

@@ -282,7 +282,12 @@ from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.runner im
 item = dict(name="a", disk=dict(src={str(image)!r}), size="4MiB")
 print(image_cache.ensure([item], state_dir=Path({str(tmp_path / "state")!r}), runner=HostRunner())["a"].changed)
 """
-    environment = {**os.environ, "PATH": f"{wrapper.parent}:{os.environ['PATH']}"}
+    environment = {
+        **os.environ,
+        "PATH": f"{wrapper.parent}:{os.environ['PATH']}",
+        # ansible-test finds the collection by an importer of its own, which a child process does not have.
+        "PYTHONPATH": str(Path(image_cache.__file__).parents[5]),
+    }
     runs = [
         subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(2)

@@ -1,0 +1,99 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Print how long a run of the role vm takes over 1, 10 and 50 VMs: the first one, and one that changes nothing.
+
+Usage: provision.py [COUNT ...]
+
+The VMs are real VMMs with the tiny PVH guest, on a state directory of their own. Needs root, and the Makefile's settings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+
+import pvh_guest
+
+PLAYBOOK = """- hosts: localhost
+  gather_facts: false
+  roles:
+    - microvm.cloud_hypervisor.vm
+"""
+
+
+def run(directory: Path, **variables: object) -> float:
+    """Run the role; return the seconds that it took. Its output is shown where it failed."""
+    argv = [
+        "ansible-playbook",
+        "-i",
+        "localhost,",
+        "-c",
+        "local",
+        str(directory / "play.yml"),
+        "-e",
+        json.dumps(variables),
+    ]
+    start = time.perf_counter()
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(done.stdout[-4000:] + done.stderr)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measure and print."""
+    counts = [int(text) for text in sys.argv[1:]] or [1, 10, 50]
+    vmm = os.environ.get("MICROVM_VMM") or str(Path(__file__).parents[1] / "support/qemu_vmm/cloud-hypervisor")
+    rows = []
+    with tempfile.TemporaryDirectory() as text:
+        directory = Path(text)
+        (directory / "play.yml").write_text(PLAYBOOK)
+        pvh_guest.write(directory / "pvh.elf")
+        (directory / "root.raw").write_bytes(bytes(1 << 20))
+        common = {
+            "ansible_python_interpreter": sys.executable,
+            "vm_state_dir": str(directory / "state"),
+            "vm_run_dir": str(directory / "run"),
+            "vm_uplink": "lo",
+            "vm_images": [
+                {
+                    "name": "tiny",
+                    "disk": {"src": str(directory / "root.raw")},
+                    "kernel": {"src": str(directory / "pvh.elf")},
+                    "size": "1MiB",
+                }
+            ],
+            "vm_defaults": {
+                "image": "tiny",
+                "vmm": vmm,
+                "memory": {"size": "32MiB"},
+                "tap_prefix": "bench",
+                "grace": 0,
+            },
+            "vm_grace": 0,
+        }
+        for count in counts:
+            instances = [{"name": f"vm{number}"} for number in range(count)]
+            try:
+                first = run(directory, **common, vm_instances=instances)
+                second = run(directory, **common, vm_instances=instances)
+            finally:
+                gone = run(directory, **common, vm_instances=instances, vm_state="absent")
+            rows.append((count, first, second, gone))
+    print(f"with {vmm}")
+    print(" VMs   provision s   no change s   teardown s   no change, ratio to the first row")
+    for count, first, second, gone in rows:
+        print(f"{count:>4} {first:>13.2f} {second:>13.2f} {gone:>12.2f} {second / rows[0][2]:>35.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ansible_collections.microvm.cloud_hypervisor.plugins.plugin_utils import compose
+from ansible_collections.microvm.cloud_hypervisor.plugins.plugin_utils.compose import ComposeError
+
+IMAGE = {"disk": "/i/disk.raw", "kernel": "/i/vmlinuz", "initramfs": "/i/initrd", "firmware": None}
+LEASE = {
+    "address": "10.213.0.2",
+    "host_address": "10.213.0.1",
+    "prefix": 30,
+    "mac": "02:63:0a:d5:00:02",
+    "tap": "chtap0",
+    "cid": 3,
+    "address6": None,
+    "host_address6": None,
+    "prefix6": None,
+}
+
+
+def test_defaults_count_whole_keys_at_a_time() -> None:
+    defaults = {"image": "small", "cpus": {"boot": 1, "max": 4}}
+    assert compose.entries([{"name": "a"}, {"name": "b", "cpus": {"boot": 2}}], defaults) == [
+        {"name": "a", "image": "small", "cpus": {"boot": 1, "max": 4}},
+        {"name": "b", "image": "small", "cpus": {"boot": 2}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("instances", "message"),
+    [
+        ([{"image": "x"}], "entry 0 of vm_instances has no 'name'"),
+        ([{"name": "a"}, {"name": "a"}], "VM 'a' stands twice"),
+        ([{"name": "a", "memroy": {}}], "VM 'a': nothing reads the key 'memroy'; did you mean 'memory'?"),
+        ([{"name": "a", "zzz": {}}], "nothing reads the key 'zzz'; known are address, "),
+    ],
+)
+def test_entries_that_cannot_be(instances: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(ComposeError) as caught:
+        compose.entries(instances, {})
+    assert message in str(caught.value)
+
+
+def test_a_vm_that_failed_or_whose_image_did_goes_no_further() -> None:
+    wanted = [{"name": "a", "image": "i"}, {"name": "b", "image": "i"}, {"name": "c", "image": "bad"}]
+    steps = [{"i": {"failed": False}, "bad": {"failed": True}}, {"a": {}, "b": {"failed": True}}]
+    assert [entry["name"] for entry in compose.reached(wanted, steps)] == ["a"]
+
+
+def test_each_image_is_asked_for_once_and_only_if_it_is_named() -> None:
+    known = [{"name": "i"}, {"name": "j"}, {"name": "unused"}]
+    wanted = [{"name": "a", "image": "j"}, {"name": "b", "image": "i"}, {"name": "c", "image": "j"}]
+    assert compose.images(wanted, known) == [{"name": "j"}, {"name": "i"}]
+
+
+@pytest.mark.parametrize("entry", [{"name": "a"}, {"name": "a", "image": "nonsense"}])
+def test_an_image_that_is_not_known_is_named(entry: dict[str, Any]) -> None:
+    with pytest.raises(ComposeError, match="VM 'a': its image is '(None|nonsense)', and vm_images has i, j"):
+        compose.images([entry], [{"name": "i"}, {"name": "j"}])
+
+
+def test_disks() -> None:
+    entry = {
+        "name": "a",
+        "root": {"size": "40GiB"},
+        "service": {"binary": "x"},
+        "data": [{"name": "main", "size": "1GiB", "mount": "/mnt", "fstype": "xfs"}],
+        "memory": {},
+    }
+    assert compose.disks(entry, IMAGE, {"user_data": "u"}) == {
+        "name": "a",
+        "image": "/i/disk.raw",
+        "root": {"size": "40GiB"},
+        "cidata": {"user_data": "u"},
+        "service": {"binary": "x"},
+        "data": [{"name": "main", "size": "1GiB"}],
+    }
+
+
+def test_nft() -> None:
+    assert compose.nft({"name": "a", "egress": {"policy": "none"}, "cpus": {}}, LEASE) == {
+        "name": "a",
+        "egress": {"policy": "none"},
+        "tap": "chtap0",
+        "mac": "02:63:0a:d5:00:02",
+        "address": "10.213.0.2",
+    }
+
+
+def test_vm() -> None:
+    entry = {"name": "a", "image": "i", "cmdline": "quiet", "cpus": {"boot": 2}, "tags": ["web"], "egress": {}}
+    assert compose.vm(entry, IMAGE, LEASE, {"disks": [{"id": "root"}]}) == {
+        "name": "a",
+        "state": "running",
+        "cpus": {"boot": 2},
+        "payload": {"kernel": "/i/vmlinuz", "initramfs": "/i/initrd", "cmdline": "quiet"},
+        "disks": [{"id": "root"}],
+        "nets": [{"tap": "chtap0", "mac": "02:63:0a:d5:00:02", "host_address": "10.213.0.1", "prefix": 30}],
+        "vsock": {"cid": 3},
+        "labels": {"address": "10.213.0.2", "mac": "02:63:0a:d5:00:02", "image": "i", "tags": ["web"]},
+    }
+
+
+def test_a_firmware_has_no_command_line_and_vsock_can_be_left_out() -> None:
+    firmware = {"disk": "/i/disk.raw", "kernel": None, "initramfs": None, "firmware": "/i/fw"}
+    entry = {"name": "a", "image": "i", "cmdline": "quiet", "vsock": False, "state": "stopped"}
+    options = compose.vm(entry, firmware, LEASE, {"disks": []})
+    assert (options["payload"], options["state"]) == ({"firmware": "/i/fw"}, "stopped")
+    assert "vsock" not in options
