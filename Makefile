@@ -53,6 +53,8 @@ copy: setup
 	@rm -rf $(COLLECTION) && mkdir -p $(COLLECTION)
 	@git ls-files -z --cached --others --exclude-standard --deduplicate \
 	  | rsync -a --from0 --files-from=- --ignore-missing-args ./ $(COLLECTION)/
+	@# Without a repository of its own the copy would be an ignored part of this one, and ansible-test would test nothing.
+	@git -C $(COLLECTION) init --quiet
 
 guest: copy
 	python tests/support/small_guest/build.py $(CACHE)/small_guest
