@@ -52,7 +52,7 @@ def run(shell: list[str], script: bytes, mount: Path) -> tuple[list[bytes], dict
     done = subprocess.run([*shell, str(mount / "launch")], capture_output=True, env=environment, check=True)
     count, *words = done.stdout.split(b"\0")
     pairs = [word.partition(b"=") for word in words[int(count) :]]
-    return words[: int(count)], {name: value for name, _, value in pairs}
+    return words[: int(count)], {name: value for name, _kind, value in pairs}
 
 
 def encoded(text: str) -> bytes:

@@ -126,7 +126,7 @@ def test_contents_are_sent_once_and_only_where_they_are_missing(controller: Cont
 
 
 def test_sources_of_vms_that_go_are_not_looked_for(controller: Controller) -> None:
-    result, _ = controller.run({"service": {"binary": "nowhere"}, "state": "absent", "vms": [{"name": "web"}]})
+    result, _output = controller.run({"service": {"binary": "nowhere"}, "state": "absent", "vms": [{"name": "web"}]})
     assert not result.get("failed") and not result["changed"]
 
 

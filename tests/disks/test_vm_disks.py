@@ -341,7 +341,7 @@ def test_a_source_that_cannot_be_is_refused(host: Host, service: dict[str, Any])
             host.ensure(service=service | options)
     for make, message in (
         (lambda path: path.symlink_to("/etc/shadow"), "link.*neither a file nor a directory"),
-        (lambda path: os.mkfifo(path), "link.*neither a file nor a directory"),
+        (os.mkfifo, "link.*neither a file nor a directory"),
         (lambda path: (path.with_name("Link").touch(), path.touch()), "[Ll]ink"),
     ):
         make(keys / "link")

@@ -207,7 +207,7 @@ def test_memory_stays_flat(server: Server, tmp_path: Path) -> None:
         request.send_response(200)
         request.send_header("Content-Length", str(200 << 20))
         request.end_headers()
-        for _ in range(200):
+        for _number in range(200):
             request.wfile.write(block)
 
     server.answer = long

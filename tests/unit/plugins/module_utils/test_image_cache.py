@@ -290,7 +290,7 @@ print(image_cache.ensure([item], state_dir=Path({str(tmp_path / "state")!r}), ru
     }
     runs = [
         subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
+        for _number in range(2)
     ]
     assert sorted(run.communicate()[0].strip() for run in runs) == ["False", "True"]
     assert log.read_text().split().count("convert") == 1
