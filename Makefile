@@ -87,7 +87,7 @@ package: copy
 
 # ---- The tests ----
 
-.PHONY: units test-vmm system molecule test
+.PHONY: units test-vmm system integration molecule test
 units: copy
 	$(ANSIBLE_TEST) units --local --python $(PYTHON_VERSION)
 
@@ -97,10 +97,13 @@ test-vmm: copy
 system: guest
 	$(PYTEST) tests/fat32 tests/disks tests/firewall tests/lifecycle
 
+integration: copy
+	$(ANSIBLE_TEST) integration --local --python $(PYTHON_VERSION)
+
 molecule: guest
 	cd $(COLLECTION) && MICROVM_VMM=$$($(CHOOSE_VMM)) molecule test --all
 
-test: lint sanity docs package units test-vmm system molecule
+test: lint sanity docs package units test-vmm system integration molecule
 
 # ---- The benchmarks ----
 
