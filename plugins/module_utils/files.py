@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +20,26 @@ def fsync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked_directory(path: Path, *, make: bool, mode: int = 0o755) -> Iterator[None]:
+    """Have runs that work in one directory take turns. The lock is on the directory itself, so that no file is left of it.
+
+    With ``make``, the directory is made, with ``mode``; without, one that is missing needs no lock.
+    """
+    if make:
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(descriptor)
 

@@ -6,12 +6,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ from . import firewall_ruleset as ruleset
 from . import nft
 from .bulk import Outcome
 from .errors import MicrovmError
-from .files import replacing
+from .files import locked_directory, replacing
 from .firewall_policy import Policy, parse, refuse_conflicts
 from .firewall_ruleset import ARP_FAMILY, FAMILY, TABLE
 from .names import check_vm_name
@@ -52,7 +49,7 @@ def ensure(
     """Bring each VM's rules to what its options say, in one transaction. Raises MicrovmError; nothing has changed then."""
     items = list(items)
     directory = state_dir / "nftables"
-    with _locked(directory, make=not check_mode):
+    with locked_directory(directory, make=not check_mode):
         recorded = _read(directory)
         before = dict(recorded["vms"])
         wanted, errors = _wanted(items, before)
@@ -237,22 +234,6 @@ def foreign_drops(chains: Iterable[nft.Json]) -> list[str]:
 
 
 # ---- What was asked ----
-
-
-@contextmanager
-def _locked(directory: Path, *, make: bool) -> Iterator[None]:
-    """Have runs at the same time take turns."""
-    if make:
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    if not directory.is_dir():
-        yield
-        return
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _read(directory: Path) -> dict[str, Any]:

@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from urllib.parse import urlsplit
 from . import checksums, download, qemu_img
 from .bulk import Outcome
 from .errors import MicrovmError
-from .files import replacing, staged
+from .files import locked_directory, replacing, staged
 from .runner import Runner
 from .sizes import parse_size
 
@@ -114,16 +113,9 @@ class Cache:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the cache for this run; read its index, and write it where it has changed."""
-        if not self.check_mode:
-            self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if not self.directory.is_dir():
-            yield
-            return
-        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            if not self.check_mode:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            path = self.directory / "index.json"
+        path = self.directory / "index.json"
+        # Check mode writes nothing, and need not wait for another run's download.
+        with nullcontext() if self.check_mode else locked_directory(self.directory, make=True):
             if path.exists():
                 try:
                     self.index |= json.loads(path.read_bytes())
@@ -139,8 +131,6 @@ class Cache:
                 if after != before and not self.check_mode:
                     with replacing(path, mode=_MODE) as file:
                         file.write(after.encode())
-        finally:
-            os.close(descriptor)
 
     # ---- One image ----
 

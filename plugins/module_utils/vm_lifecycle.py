@@ -6,14 +6,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,12 +20,12 @@ from typing import Any, Literal
 from . import tap, vm_config, vmm_versions
 from .bulk import Outcome
 from .errors import MicrovmError
-from .files import replacing
+from .files import locked_directory, replacing
 from .names import check_vm_name
 from .runner import HostRunner, Runner
 from .vm_config import Paths, Spec
 from .vmm_api import VmmClient, VmmError, VmmUnreachable
-from .vmm_process import DetachedProcess, Supervisor, wait_for_end
+from .vmm_process import DetachedProcess, Supervisor, started, wait_for_end
 
 State = Literal["absent", "stopped", "created", "running", "paused"]
 Wanted = Literal["present", "running", "paused", "stopped", "restarted", "absent"]
@@ -154,15 +153,14 @@ def ensure(
     name = check_vm_name(item["name"])
     vm = Vm.of(name, state_dir=state_dir, run_dir=run_dir, runner=runner)
     wanted: Wanted = item.get("state") or "running"
-    with _locked(vm.paths, make=wanted != "absent" and not check_mode):
+    with locked_directory(vm.paths.state, make=wanted != "absent" and not check_mode, mode=0o700):
         now = current(vm)
         spec = _asked(item, vm.paths, now, wanted)
         asked_anew = spec is not None and (now.record is None or _differs(now.record, item, spec))
         steps = plan(wanted, now, asked_anew=asked_anew)
         reasons: list[str] = []
         if spec is not None:
-            version = vmm_versions.installed(runner, spec.vmm)
-            vmm_versions.adapted(spec.config, version)
+            vmm_versions.adapted(spec.config, vmm_versions.installed(runner, spec.vmm))
             identities = _identities(spec, check_mode=check_mode)
             if "start" not in steps:
                 reasons = restart_reasons(now, spec, identities)
@@ -173,7 +171,6 @@ def ensure(
             steps += _tap_steps(vm, spec, steps)
         before = now.state
         stopped_by = None
-        actions = [step for step in steps if step not in ("record",)]
         if not check_mode:
             stopped_by = _apply(vm, steps, item, spec, now)
             now = current(vm)
@@ -187,7 +184,7 @@ def ensure(
         facts=facts,
         before={"state": before, **_shown(now.record if check_mode else None)},
         after={"state": after, **({"config": spec.config} if spec is not None and asked_anew else {})},
-        actions=tuple([*(["recorded what is asked"] if "record" in steps else []), *actions]),
+        actions=tuple("recorded what is asked" if step == "record" else step for step in steps),
     )
 
 
@@ -253,23 +250,6 @@ def _tap_steps(vm: Vm, spec: Spec, steps: list[Step]) -> list[Any]:
     return [step for wanted in spec.taps for step in tap.missing(vm.runner, wanted)]
 
 
-@contextmanager
-def _locked(paths: Paths, *, make: bool) -> Iterator[None]:
-    """Keep other runs from this VM. The lock is on its directory, so that no file is left of it."""
-    if make:
-        paths.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(paths.state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        yield
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _apply(vm: Vm, steps: list[Any], item: Mapping[str, Any], spec: Spec | None, now: Current) -> str | None:
     """Do the steps in order; return what stopped the VM, if one of them did."""
     stopped_by = None
@@ -313,7 +293,7 @@ def _start(vm: Vm, spec: Spec) -> None:
     binary = shutil.which(spec.vmm)
     if binary is None:
         raise MicrovmError(f"'{spec.vmm}' is not there, or cannot be run", option="vmm")
-    config = vmm_versions.adapted(spec.config, vmm_versions.installed(vm.runner, spec.vmm))[0]
+    config = vmm_versions.adapted(spec.config, vmm_versions.installed(vm.runner, spec.vmm))
     made: list[str] = []
     try:
         for wanted in spec.taps:
@@ -420,14 +400,11 @@ def _press_power_button(client: VmmClient) -> bool:
     return False
 
 
-def _accepted(call: Any) -> bool:
-    try:
+def _accepted(call: Callable[[], None]) -> bool:
+    with suppress(VmmError, VmmUnreachable):
         call()
-    except VmmUnreachable:
-        return False
-    except VmmError:
-        return False
-    return True
+        return True
+    return False
 
 
 def _clean(vm: Vm) -> None:
@@ -467,22 +444,17 @@ def describe(vm: Vm, now: Current) -> dict[str, Any]:
         "vsock_socket": str(vm.paths.vsock_socket) if alive and "vsock" in config else None,
         "serial_socket": str(vm.paths.serial_socket) if alive and config["serial"]["mode"] == "Socket" else None,
         "event_log": str(vm.paths.event_log) if alive else None,
-        "pty": _pty(config, "serial") if alive else None,
-        "console_pty": _pty(config, "console") if alive else None,
-        "serial_log": _file(config, "serial"),
+        "pty": _console_file(config, "serial", "Pty") if alive else None,
+        "console_pty": _console_file(config, "console", "Pty") if alive else None,
+        "serial_log": _console_file(config, "serial", "File"),
         "taps": [net["tap"] for net in config.get("net") or ()],
         "labels": record.get("options", {}).get("labels") or {},
     }
 
 
-def _pty(config: Mapping[str, Any], console: str) -> str | None:
+def _console_file(config: Mapping[str, Any], console: str, mode: str) -> str | None:
     settings = config.get(console) or {}
-    return settings.get("file") if settings.get("mode") == "Pty" else None
-
-
-def _file(config: Mapping[str, Any], console: str) -> str | None:
-    settings = config.get(console) or {}
-    return settings.get("file") if settings.get("mode") == "File" else None
+    return settings.get("file") if settings.get("mode") == mode else None
 
 
 def known(state_dir: Path) -> list[str]:
@@ -512,11 +484,8 @@ def gather(item: Mapping[str, Any], *, state_dir: Path, run_dir: Path, runner: R
 
 def _uptime(pid: int | None) -> int | None:
     """Return for how many whole seconds a process has run."""
-    if pid is None:
-        return None
-    try:
-        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (FileNotFoundError, ProcessLookupError):
+    ticks = None if pid is None else started(pid)
+    if ticks is None:
         return None
     since_boot = float(Path("/proc/uptime").read_text().split()[0])
     return int(since_boot - ticks / os.sysconf("SC_CLK_TCK"))

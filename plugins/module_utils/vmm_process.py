@@ -61,7 +61,7 @@ class DetachedProcess:
         pid = int(remembered["pid"])
         alive = (
             remembered["boot_id"] == _BOOT_ID.read_text().strip()
-            and remembered["started"] == _started(pid)
+            and remembered["started"] == started(pid)
             and _runs(pid, self._api_socket)
         )
         return pid if alive else None
@@ -81,7 +81,7 @@ class DetachedProcess:
                 )
             except OSError as error:
                 raise MicrovmError(f"'{argv[0]}' cannot be run: {error.strerror}", option="vmm") from error
-        identity = {"pid": process.pid, "started": _started(process.pid), "boot_id": _BOOT_ID.read_text().strip()}
+        identity = {"pid": process.pid, "started": started(process.pid), "boot_id": _BOOT_ID.read_text().strip()}
         with replacing(self._file) as file:
             file.write(json.dumps(identity).encode())
         return process.pid
@@ -104,7 +104,7 @@ class DetachedProcess:
         self._file.unlink(missing_ok=True)
 
 
-def _started(pid: int) -> int | None:
+def started(pid: int) -> int | None:
     """Return when a living process was started, in clock ticks since the boot: field 22 of proc_pid_stat(5)."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()

@@ -55,8 +55,8 @@ def _places(config: Mapping[str, Any]) -> Iterator[str]:
                     yield f"{name}.{key}"
 
 
-def adapted(config: Mapping[str, Any], version: Version) -> tuple[dict[str, Any], list[str]]:
-    """Return the VmConfig for a release, without what it lacks and does of itself, and the names of those.
+def adapted(config: Mapping[str, Any], version: Version) -> dict[str, Any]:
+    """Return the VmConfig for a release, without what it lacks and does of itself.
 
     Raises MicrovmError, naming the release that brings it, for what it lacks and cannot do.
     """
@@ -73,4 +73,4 @@ def adapted(config: Mapping[str, Any], version: Version) -> tuple[dict[str, Any]
             result[name] = [{key: part[key] for key in part if key not in left_out} for part in value]
         else:
             result[name] = value
-    return result, sorted(lacking)
+    return result

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.files import replacing
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.files import locked_directory, replacing
 
 
 def test_replaces_whole_with_the_mode(tmp_path: Path) -> None:
@@ -36,3 +37,26 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
         raise RuntimeError
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_runs_in_one_directory_take_turns(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def second() -> None:
+        with locked_directory(tmp_path / "new", make=False):
+            order.append("second")
+
+    with locked_directory(tmp_path / "new", make=True, mode=0o700):
+        other = threading.Thread(target=second)
+        other.start()
+        other.join(timeout=0.1)
+        order.append("first")
+    other.join()
+    assert order == ["first", "second"]
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_directory_that_is_missing_needs_no_lock(tmp_path: Path) -> None:
+    with locked_directory(tmp_path / "missing", make=False):
+        assert not (tmp_path / "missing").exists()
