@@ -85,7 +85,8 @@ def report(outcomes: Mapping[str, Outcome | MicrovmError], *, key: str = "vms") 
     """Return what a module exits with: ``changed``, ``diff`` and the facts of each VM under ``key``, by its name.
 
     Where a VM failed, ``failed`` is true, ``msg`` names each failure, and the failed VM's entry holds ``failed`` and
-    ``msg`` instead of facts; the others' entries say what they reached.
+    ``msg`` instead of facts; the others' entries say what they reached. Ansible takes a result for a failure by its
+    ``failed``, so that ``exit_json`` is right for both (Return Values, "failed").
     """
     entries: dict[str, Any] = {}
     diffs = []

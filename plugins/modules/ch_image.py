@@ -168,10 +168,7 @@ def main() -> None:
         )
     except MicrovmError as error:
         module.fail_json(msg=str(error))
-    result = report(outcomes, key="images")
-    if result.pop("failed", False):
-        module.fail_json(**result)
-    module.exit_json(**result)
+    module.exit_json(**report(outcomes, key="images"))
 
 
 if __name__ == "__main__":

@@ -260,10 +260,7 @@ def main() -> None:
         module.warn(
             f"the chain '{chain}' drops by default; what reaches a VM, or leaves it, must be accepted there too"
         )
-    result = {**report(done.outcomes), "uplinks": done.uplinks, "foreign_drops": done.foreign_drops}
-    if result.pop("failed", False):
-        module.fail_json(**result)
-    module.exit_json(**result)
+    module.exit_json(**report(done.outcomes), uplinks=done.uplinks, foreign_drops=done.foreign_drops)
 
 
 if __name__ == "__main__":

@@ -413,10 +413,7 @@ def main() -> None:
         outcomes = run_each(items, ensure, workers=module.params["workers"])
     except MicrovmError as error:
         module.fail_json(msg=str(error))
-    result = report(outcomes)
-    if result.pop("failed", False):
-        module.fail_json(**result)
-    module.exit_json(**result)
+    module.exit_json(**report(outcomes))
 
 
 if __name__ == "__main__":

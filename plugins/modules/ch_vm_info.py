@@ -103,10 +103,7 @@ def main() -> None:
     names = vm_lifecycle.known(state_dir) if module.params["names"] is None else module.params["names"]
     gather = partial(vm_lifecycle.gather, state_dir=state_dir, run_dir=run_dir, runner=HostRunner())
     outcomes = run_each([{"name": name} for name in names], gather, workers=module.params["workers"])
-    result = report(outcomes)
-    if result.pop("failed", False):
-        module.fail_json(**result)
-    module.exit_json(**result)
+    module.exit_json(**report(outcomes))
 
 
 if __name__ == "__main__":
