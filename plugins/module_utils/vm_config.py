@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_interface
-from pathlib import Path
 from typing import Any
 
 from .addressing import FIRST_CID, LAST_CID, parse_mac
@@ -20,6 +19,7 @@ from .errors import MicrovmError
 from .names import check_vm_name
 from .sizes import parse_size
 from .tap import Tap, check_name
+from .vm_paths import Paths
 from .vmm_api import check_socket_path
 
 DEFAULT_VMM = "cloud-hypervisor"
@@ -30,55 +30,6 @@ _CONSOLE_MODES = {"file": "File", "pty": "Pty", "socket": "Socket", "null": "Nul
 _IMAGE_TYPES = {"raw": "Raw", "qcow2": "Qcow2"}
 # VIRTIO_BLK_ID_BYTES (virtio 1.2, 5.2.6)
 _MAX_SERIAL = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Paths:
-    """Where a VM's files and sockets are."""
-
-    name: str
-    state: Path
-    run: Path
-
-    @classmethod
-    def of(cls, name: str, *, state_dir: Path, run_dir: Path) -> Paths:
-        """Return the paths of the VM ``name``."""
-        return cls(name, state_dir / "vms" / name, run_dir / name)
-
-    @property
-    def record(self) -> Path:
-        """What was asked."""
-        return self.state / "vm.json"
-
-    @property
-    def serial_log(self) -> Path:
-        """The serial port's output, where its mode is file. It outlives the VMM, and a reboot of the host."""
-        return self.state / "serial.log"
-
-    @property
-    def api_socket(self) -> Path:
-        """The VMM's API."""
-        return self.run / "api.sock"
-
-    @property
-    def vsock_socket(self) -> Path:
-        """The host's side of the guest's vsock."""
-        return self.run / "vsock.sock"
-
-    @property
-    def serial_socket(self) -> Path:
-        """The serial port, where its mode is socket."""
-        return self.run / "serial.sock"
-
-    @property
-    def event_log(self) -> Path:
-        """What the VMM reports: one JSON object after the other."""
-        return self.run / "events.json"
-
-    @property
-    def vmm_log(self) -> Path:
-        """What the VMM prints."""
-        return self.run / "vmm.log"
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import vm_lifecycle, vmm_api
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import vm_facts, vm_record, vmm_api
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import report, run_each
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.runner import HostRunner
 
@@ -100,8 +100,8 @@ def main() -> None:
             msg=missing_required_lib("requests-unixsocket"), exception=vmm_api.REQUESTS_UNIXSOCKET_IMPORT_ERROR
         )
     state_dir, run_dir = Path(module.params["state_dir"]), Path(module.params["run_dir"])
-    names = vm_lifecycle.known(state_dir) if module.params["names"] is None else module.params["names"]
-    gather = partial(vm_lifecycle.gather, state_dir=state_dir, run_dir=run_dir, runner=HostRunner())
+    names = vm_record.known(state_dir) if module.params["names"] is None else module.params["names"]
+    gather = partial(vm_facts.gather, state_dir=state_dir, run_dir=run_dir, runner=HostRunner())
     outcomes = run_each([{"name": name} for name in names], gather, workers=module.params["workers"])
     module.exit_json(**report(outcomes))
 

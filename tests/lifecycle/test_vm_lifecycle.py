@@ -19,10 +19,18 @@ from typing import Any
 import pvh_guest
 import pytest
 
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import tap, vm_lifecycle
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import (
+    tap,
+    vm_facts,
+    vm_lifecycle,
+    vm_record,
+    vm_stop,
+)
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import Outcome, run_each
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.runner import HostRunner
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.vm_state import Vm
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.vmm_process import wait_for_end
 
 STAND_IN = Path(__file__).parents[1] / "support/qemu_vmm/cloud-hypervisor"
 RUNNER = HostRunner()
@@ -50,7 +58,7 @@ class Host:
         )
 
     def info(self, name: str) -> dict[str, Any]:
-        gathered = vm_lifecycle.gather({"name": name}, state_dir=self.state_dir, run_dir=self.run_dir, runner=RUNNER)
+        gathered = vm_facts.gather({"name": name}, state_dir=self.state_dir, run_dir=self.run_dir, runner=RUNNER)
         return dict(gathered.facts)
 
 
@@ -79,7 +87,7 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         vmm = real
     host = Host(root / "state", root / "run", vmm, payload)
     yield host
-    for name in vm_lifecycle.known(host.state_dir):
+    for name in vm_record.known(host.state_dir):
         host.ensure(name, state="absent", by_name=True, grace=0)
     for name in host.taps:
         tap.remove(RUNNER, name)
@@ -138,8 +146,8 @@ def test_a_guest_that_powered_off_is_stopped_and_starts_again(host: Host) -> Non
     done = host.ensure("web", serial={"mode": "pty"})
     with open(done.facts["pty"], "r+b", buffering=0) as pty:
         pty.write(b"q")
-        vm = vm_lifecycle.Vm.of("web", state_dir=host.state_dir, run_dir=host.run_dir)
-        assert vm_lifecycle.wait_for_end(vm.supervisor, 10)
+        vm = Vm.of("web", state_dir=host.state_dir, run_dir=host.run_dir)
+        assert wait_for_end(vm.supervisor, 10)
     assert host.info("web")["state"] == "stopped"
     assert host.ensure("web", by_name=True).actions == ("clean", "start", "boot")
 
@@ -159,8 +167,8 @@ def test_the_pty_leads_to_the_guest(host: Host) -> None:
 def test_a_vmm_that_was_killed_is_noticed_and_cleaned_up(host: Host) -> None:
     done = host.ensure("web", vsock={"cid": 77})
     os.kill(done.facts["pid"], signal.SIGKILL)
-    vm = vm_lifecycle.Vm.of("web", state_dir=host.state_dir, run_dir=host.run_dir)
-    assert vm_lifecycle.wait_for_end(vm.supervisor, 10)
+    vm = Vm.of("web", state_dir=host.state_dir, run_dir=host.run_dir)
+    assert wait_for_end(vm.supervisor, 10)
     info = host.info("web")
     assert (info["state"], info["vmm_died"], info["pid"]) == ("stopped", True, None)
     assert host.ensure("web", by_name=True, check_mode=True).actions == ("clean", "start", "boot")
@@ -172,12 +180,12 @@ def test_a_vmm_that_was_killed_is_noticed_and_cleaned_up(host: Host) -> None:
 def test_a_vmm_that_hangs_is_killed(host: Host) -> None:
     done = host.ensure("web")
     os.kill(done.facts["pid"], signal.SIGSTOP)
-    vm = vm_lifecycle.Vm.of("web", state_dir=host.state_dir, run_dir=host.run_dir)
-    vm_lifecycle._STOP_SECONDS = 0.5
+    vm = Vm.of("web", state_dir=host.state_dir, run_dir=host.run_dir)
+    vm_stop.STOP_SECONDS = 0.5
     try:
-        assert vm_lifecycle.stop(vm, grace=0) == "kill"
+        assert vm_stop.stop(vm, grace=0) == "kill"
     finally:
-        vm_lifecycle._STOP_SECONDS = 5.0
+        vm_stop.STOP_SECONDS = 5.0
     assert host.ensure("web", state="absent", by_name=True).facts["state"] == "absent"
     assert nothing_left(host)
 
@@ -185,8 +193,8 @@ def test_a_vmm_that_hangs_is_killed(host: Host) -> None:
 def test_a_foreign_process_with_the_remembered_id_is_never_signalled(host: Host) -> None:
     done = host.ensure("web")
     os.kill(done.facts["pid"], signal.SIGKILL)
-    vm = vm_lifecycle.Vm.of("web", state_dir=host.state_dir, run_dir=host.run_dir)
-    assert vm_lifecycle.wait_for_end(vm.supervisor, 10)
+    vm = Vm.of("web", state_dir=host.state_dir, run_dir=host.run_dir)
+    assert wait_for_end(vm.supervisor, 10)
     with subprocess.Popen(["sleep", "60"]) as innocent:
         remembered = json.loads((host.run_dir / "web/vmm.pid").read_text())
         (host.run_dir / "web/vmm.pid").write_text(json.dumps({**remembered, "pid": innocent.pid}))

@@ -1,0 +1,79 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What is told of a VM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from .bulk import Outcome
+from .errors import MicrovmError
+from .names import check_vm_name
+from .runner import Runner
+from .vm_state import Current, Vm, current
+from .vmm_process import started
+
+
+def describe(vm: Vm, now: Current) -> dict[str, Any]:
+    """Return what is told of a VM that is known."""
+    record = now.record or {}
+    config = now.info.get("config") or record.get("config") or {}
+    version = None
+    if now.pid is not None:
+        with suppress(MicrovmError):
+            version = vm.client().ping()["version"]
+    alive = now.pid is not None
+    return {
+        "state": now.state,
+        "pid": now.pid,
+        "vmm_version": version,
+        "api_socket": str(vm.paths.api_socket) if alive else None,
+        "vsock_socket": str(vm.paths.vsock_socket) if alive and "vsock" in config else None,
+        "serial_socket": str(vm.paths.serial_socket) if alive and config["serial"]["mode"] == "Socket" else None,
+        "event_log": str(vm.paths.event_log) if alive else None,
+        "pty": _console_file(config, "serial", "Pty") if alive else None,
+        "console_pty": _console_file(config, "console", "Pty") if alive else None,
+        "serial_log": _console_file(config, "serial", "File"),
+        "taps": [net["tap"] for net in config.get("net") or ()],
+        "labels": record.get("options", {}).get("labels") or {},
+    }
+
+
+def _console_file(config: Mapping[str, Any], console: str, mode: str) -> str | None:
+    settings = config.get(console) or {}
+    return settings.get("file") if settings.get("mode") == mode else None
+
+
+def gather(item: Mapping[str, Any], *, state_dir: Path, run_dir: Path, runner: Runner) -> Outcome:
+    """Return what is told of one VM, changing nothing. Raises MicrovmError where its VMM does not answer."""
+    vm = Vm.of(check_vm_name(item["name"]), state_dir=state_dir, run_dir=run_dir, runner=runner)
+    now = current(vm)
+    if now.state == "absent":
+        return Outcome(changed=False, facts={"state": "absent"})
+    counters: Mapping[str, Any] = {}
+    if now.state in ("running", "paused"):
+        with suppress(MicrovmError):
+            counters = vm.client().counters()
+    facts = {
+        **describe(vm, now),
+        "vmm_died": now.stale,
+        "uptime": _uptime(now.pid),
+        "config": now.info.get("config") or (now.record or {}).get("config"),
+        "counters": dict(counters),
+    }
+    return Outcome(changed=False, facts=facts)
+
+
+def _uptime(pid: int | None) -> int | None:
+    """Return for how many whole seconds a process has run."""
+    ticks = None if pid is None else started(pid)
+    if ticks is None:
+        return None
+    since_boot = float(Path("/proc/uptime").read_text().split()[0])
+    return int(since_boot - ticks / os.sysconf("SC_CLK_TCK"))

@@ -1,0 +1,37 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The record of what was asked for a VM: ``vm.json`` in its directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import MicrovmError
+from .files import replacing
+from .vm_paths import Paths
+
+
+def read(paths: Paths) -> dict[str, Any] | None:
+    """Return what was asked, or None where nothing was. Raises MicrovmError for a record that is damaged."""
+    try:
+        return dict(json.loads(paths.record.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise MicrovmError(f"'{paths.record}' is not JSON ({error}); remove it and run again") from error
+
+
+def write(paths: Paths, record: Mapping[str, Any]) -> None:
+    """Replace the record."""
+    with replacing(paths.record) as file:
+        file.write(json.dumps(record, indent=1, sort_keys=True).encode())
+
+
+def known(state_dir: Path) -> list[str]:
+    """Return the names of the VMs on record."""
+    return sorted(path.parent.name for path in (state_dir / "vms").glob("*/vm.json"))

@@ -1,0 +1,122 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Starting a VM: its TAPs, its VMM, the VM itself and its boot; and undoing a start that fails."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from . import tap, vm_record, vm_stop, vmm_versions
+from .errors import MicrovmError
+from .vm_config import Spec
+from .vm_state import Vm
+from .vmm_api import VmmUnreachable
+from .vmm_process import wait_for_end
+
+_API_SECONDS = 20.0
+_POLL_SECONDS = 0.02
+
+
+def identities(spec: Spec, *, check_mode: bool) -> dict[str, list[int]]:
+    """Return what tells each file from one that takes its name later. Raises MicrovmError for a file that is missing.
+
+    In check mode a file may be one that a run would have made.
+    """
+    identities = {}
+    for option, path in spec.files().items():
+        try:
+            status = Path(path).stat()
+        except FileNotFoundError as error:
+            if check_mode:
+                continue
+            raise MicrovmError(f"'{path}' is not there", option=option) from error
+        identities[option] = [status.st_dev, status.st_ino]
+    return identities
+
+
+def start(vm: Vm, spec: Spec) -> None:
+    """Make the TAPs, start the VMM and create the VM. What was made is gone where this fails."""
+    binary = shutil.which(spec.vmm)
+    if binary is None:
+        raise MicrovmError(f"'{spec.vmm}' is not there, or cannot be run", option="vmm")
+    config = vmm_versions.adapted(spec.config, vmm_versions.installed(vm.runner, spec.vmm))
+    made: list[str] = []
+    try:
+        for wanted in spec.taps:
+            tap.missing(vm.runner, wanted)
+            if tap.ensure(vm.runner, wanted):
+                made.append(wanted.name)
+        vm.paths.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        argv = [binary, "--api-socket", f"path={vm.paths.api_socket}", "--event-monitor", f"path={vm.paths.event_log}"]
+        vm.supervisor.start(argv)
+        _wait_for_api(vm)
+        vm.client().create(config)
+    except BaseException as error:
+        _undo_start(vm, made)
+        if isinstance(error, MicrovmError):
+            error.message = f"the VM was not started, and what was made for it is gone again: {error.message}"
+        raise
+
+
+def boot(vm: Vm, spec: Spec) -> None:
+    """Boot the VM and wait until it holds its TAPs. It is gone where this fails."""
+    try:
+        vm.client(timeout=max(30.0, spec.boot_timeout)).act("boot")
+        deadline = time.monotonic() + spec.boot_timeout
+        for wanted in spec.taps:
+            while not tap.has_carrier(wanted.name):
+                if vm.supervisor.pid() is None:
+                    raise MicrovmError(f"the VMM ended right after the boot; {_last_words(vm)}")
+                if time.monotonic() > deadline:
+                    raise MicrovmError(
+                        f"the VMM did not take the TAP {wanted.name} within {spec.boot_timeout:g} seconds",
+                        option="nets.tap",
+                    )
+                time.sleep(_POLL_SECONDS)
+    except BaseException as error:
+        words = _last_words(vm)
+        _undo_start(vm, [wanted.name for wanted in spec.taps])
+        if isinstance(error, MicrovmError):
+            error.message = f"the VM did not boot, and what was made for it is gone again: {error.message}; {words}"
+        raise
+    record = vm_record.read(vm.paths) or {}
+    booted = {"config": spec.config, "files": identities(spec, check_mode=False)}
+    vm_record.write(vm.paths, {**record, "booted": booted})
+
+
+def _undo_start(vm: Vm, taps: list[str]) -> None:
+    vm.supervisor.signal(signal.SIGKILL)
+    wait_for_end(vm.supervisor, vm_stop.STOP_SECONDS)
+    vm_stop.clean(vm)
+    for name in taps:
+        tap.remove(vm.runner, name)
+
+
+def _wait_for_api(vm: Vm) -> None:
+    deadline = time.monotonic() + _API_SECONDS
+    while True:
+        try:
+            vm.client(timeout=2.0).ping()
+            return
+        except VmmUnreachable as error:
+            if vm.supervisor.pid() is None:
+                raise MicrovmError(f"the VMM ended before its API answered; {_last_words(vm)}", option="vmm") from error
+            if time.monotonic() > deadline:
+                raise MicrovmError(
+                    f"the VMM's API did not answer within {_API_SECONDS:g} seconds; {_last_words(vm)}", option="vmm"
+                ) from error
+        time.sleep(_POLL_SECONDS)
+
+
+def _last_words(vm: Vm) -> str:
+    with suppress(FileNotFoundError):
+        lines = vm.paths.vmm_log.read_text(errors="replace").strip().splitlines()
+        if lines:
+            return f"it said: {' / '.join(lines[-5:])}"
+    return "it said nothing"

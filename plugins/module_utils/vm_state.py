@@ -1,0 +1,73 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What is there of one VM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from . import vm_record
+from .runner import HostRunner, Runner
+from .vm_paths import Paths
+from .vmm_api import VmmClient, VmmError, VmmUnreachable
+from .vmm_process import DetachedProcess, Supervisor, wait_for_end
+
+State = Literal["absent", "stopped", "created", "running", "paused"]
+_STATES: Mapping[str, State] = {"Created": "created", "Running": "running", "Paused": "paused", "Shutdown": "stopped"}
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """What is there: the record of what was asked, the VMM's process, and what it says of its VM."""
+
+    record: Mapping[str, Any] | None
+    pid: int | None
+    state: State
+    info: Mapping[str, Any]
+    # Files of a VMM that is gone.
+    stale: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Vm:
+    """The tools for one VM."""
+
+    paths: Paths
+    supervisor: Supervisor
+    runner: Runner
+
+    @classmethod
+    def of(cls, name: str, *, state_dir: Path, run_dir: Path, runner: Runner | None = None) -> Vm:
+        """Return the tools for the VM ``name``."""
+        paths = Paths.of(name, state_dir=state_dir, run_dir=run_dir)
+        supervisor = DetachedProcess(paths.run, api_socket=paths.api_socket, log=paths.vmm_log)
+        return cls(paths, supervisor, runner or HostRunner())
+
+    def client(self, timeout: float = 10.0) -> VmmClient:
+        """Return a client of the VMM's API."""
+        return VmmClient(str(self.paths.api_socket), timeout=timeout)
+
+
+def current(vm: Vm) -> Current:
+    """Read what is there, changing nothing."""
+    record = vm_record.read(vm.paths)
+    pid = vm.supervisor.pid()
+    info: Mapping[str, Any] = {}
+    state: State = "absent" if record is None else "stopped"
+    if pid is not None:
+        try:
+            info = vm.client().info()
+            state = _STATES[info["state"]]
+        except VmmError:
+            state = "stopped"  # the VMM lives and has no VM
+        except VmmUnreachable:
+            # It may just have ended.
+            if not wait_for_end(vm.supervisor, 1.0):
+                raise
+            pid = None
+    return Current(record, pid, state, info, stale=pid is None and vm.paths.run.exists())
