@@ -81,9 +81,27 @@ sanity: lint
 docs: copy
 	cd $(COLLECTION) && antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs=all .
 	cd $(COLLECTION) && antsibull-changelog lint
+	@rm -rf $(CACHE)/docs && mkdir -p $(CACHE)/docs/rst && chmod og-w $(CACHE)/docs $(CACHE)/docs/rst
+	antsibull-docs sphinx-init --use-current --fail-on-error --dest-dir $(CACHE)/docs microvm.cloud_hypervisor >/dev/null
+	cd $(CACHE)/docs && antsibull-docs --config-file antsibull-docs.cfg collection --use-current --fail-on-error \
+	  --cleanup everything --dest-dir rst microvm.cloud_hypervisor
+	@# The labels of other people's docsites would have to be fetched.
+	cd $(CACHE)/docs && sphinx-build -M html rst build -c . -W --keep-going --quiet \
+	  -D extensions=sphinx_antsibull_ext -D suppress_warnings=ref.ref
 
-package: copy
-	ansible-galaxy collection build --force --output-path $(CACHE)/dist $(COLLECTION)
+# What Galaxy does with an upload. It wants other releases of its libraries than the gates, so it has an environment of its own.
+IMPORTER := $(CACHE)/importer
+$(IMPORTER)/.done: tests/requirements-importer.txt
+	$(PYTHON) -m venv --clear $(IMPORTER)
+	$(IMPORTER)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements-importer.txt
+	touch $@
+
+package: copy $(IMPORTER)/.done
+	@rm -rf $(CACHE)/dist
+	ansible-galaxy collection build --output-path $(CACHE)/dist $(COLLECTION)
+	cd $(CACHE)/dist && PATH=$(IMPORTER)/bin:$$PATH GALAXY_IMPORTER_CONFIG=$(COLLECTION)/tests/galaxy_importer.cfg \
+	  python -m galaxy_importer.main *.tar.gz >importer.log 2>&1 || { cat importer.log; exit 1; }
+	@! grep -E '^(WARNING|ERROR)' $(CACHE)/dist/importer.log
 
 # ---- The tests ----
 
