@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_interface
 from typing import Any
 
+from . import vsock_notify
 from .addressing import FIRST_CID, LAST_CID, parse_mac
 from .errors import MicrovmError
 from .names import check_vm_name
@@ -74,6 +75,8 @@ def parse(options: Mapping[str, Any], paths: Paths) -> Spec:
     if options.get("vsock"):
         config["vsock"] = _vsock(options["vsock"], paths)
     platform = _given(options.get("platform") or {}, "serial_number", "uuid", "oem_strings")
+    if (options.get("wait_for") or {}).get("notify"):
+        platform["oem_strings"] = [*platform.get("oem_strings", ()), vsock_notify.credential()]
     if platform:
         config["platform"] = platform
     timeout = options.get("boot_timeout")

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,18 @@ from .vm_state import Current, State, Vm, current
 
 
 def ensure(
-    item: Mapping[str, Any], *, state_dir: Path, run_dir: Path, runner: Runner, check_mode: bool = False
+    item: Mapping[str, Any],
+    *,
+    state_dir: Path,
+    run_dir: Path,
+    runner: Runner,
+    check_mode: bool = False,
+    before_boot: Callable[[], None] | None = None,
 ) -> Outcome:
-    """Bring one VM to the state that its options ask for. Raises MicrovmError, and undoes a start that failed."""
+    """Bring one VM to the state that its options ask for. Raises MicrovmError, and undoes a start that failed.
+
+    ``before_boot`` is called once the VM is created, and before its guest runs.
+    """
     name = check_vm_name(item["name"])
     vm = Vm.of(name, state_dir=state_dir, run_dir=run_dir, runner=runner)
     wanted: Wanted = item.get("state") or "running"
@@ -50,7 +59,7 @@ def ensure(
         before = now.state
         stopped_by = None
         if not check_mode:
-            stopped_by = _apply(vm, steps, item, spec, now)
+            stopped_by = _apply(vm, steps, item, spec, now, before_boot)
             now = current(vm)
             after: str = now.state
         else:
@@ -111,7 +120,14 @@ def _tap_steps(vm: Vm, spec: Spec, steps: list[Step]) -> list[Any]:
     return [step for wanted in spec.taps for step in tap.missing(vm.runner, wanted)]
 
 
-def _apply(vm: Vm, steps: list[Any], item: Mapping[str, Any], spec: Spec | None, now: Current) -> str | None:
+def _apply(
+    vm: Vm,
+    steps: list[Any],
+    item: Mapping[str, Any],
+    spec: Spec | None,
+    now: Current,
+    before_boot: Callable[[], None] | None,
+) -> str | None:
     """Do the steps in order; return what stopped the VM, if one of them did."""
     stopped_by = None
     grace = item.get("grace")
@@ -125,6 +141,8 @@ def _apply(vm: Vm, steps: list[Any], item: Mapping[str, Any], spec: Spec | None,
             _remove(vm, now)
         elif step in ("pause", "resume"):
             vm.client().act(step)
+        elif step == "boot" and spec is not None:
+            vm_start.boot(vm, spec, before_boot)
         elif spec is not None:
             _apply_spec(vm, step, item, spec, now)
     return stopped_by
@@ -137,8 +155,6 @@ def _apply_spec(vm: Vm, step: Any, item: Mapping[str, Any], spec: Spec, now: Cur
         vm_record.write(vm.paths, {"options": options, "config": spec.config, **booted})
     elif step == "start":
         vm_start.start(vm, spec)
-    elif step == "boot":
-        vm_start.boot(vm, spec)
     else:  # what a TAP of a living VM lacks
         for wanted in spec.taps:
             tap.ensure(vm.runner, wanted)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -64,9 +65,11 @@ def start(vm: Vm, spec: Spec) -> None:
         raise
 
 
-def boot(vm: Vm, spec: Spec) -> None:
-    """Boot the VM and wait until it holds its TAPs. It is gone where this fails."""
+def boot(vm: Vm, spec: Spec, before: Callable[[], None] | None = None) -> None:
+    """Call ``before``, boot the VM and wait until it holds its TAPs. It is gone where this fails."""
     try:
+        if before is not None:
+            before()
         vm.client(timeout=max(30.0, spec.boot_timeout)).act("boot")
         deadline = time.monotonic() + spec.boot_timeout
         for wanted in spec.taps:

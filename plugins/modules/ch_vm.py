@@ -201,6 +201,62 @@ options:
   boot_timeout: &boot_timeout
     description: How many seconds the boot may take until the VMM holds its TAPs. The default is V(30).
     type: int
+  wait_for: &wait_for
+    description:
+      - What a VM that is brought to V(running) or V(restarted) must reach before the task ends; all that is given counts.
+      - Where it is not reached, the task fails with the ends of the serial log, the events and the VMM's log, the VM goes on
+        running, and the next run waits again.
+      - A VM that was ready in this boot of its guest is not waited for again. Its ports are asked for once more, for 5 seconds.
+      - In check mode nothing is waited for; the actions tell what would be.
+    type: dict
+    version_added: 0.2.0
+    suboptions:
+      timeout:
+        description: How many seconds it may take. The default is V(120).
+        type: int
+      api:
+        description: Whether the VMM says that the VM runs.
+        type: bool
+      tap:
+        description: Whether the VMM holds all TAPs.
+        type: bool
+      serial:
+        description:
+          - A regular expression (Python's) that is found in what the guest has written to its serial port in this boot.
+          - A port in the mode V(pty) or V(socket) has one reader at a time. A person who is attached there loses what this reads.
+        type: str
+      cloud_init:
+        description: Whether cloud-init's final message has come on the serial port.
+        type: bool
+      notify:
+        description:
+          - Whether the guest has reported READY=1 over vsock. It is told where by systemd's credential C(vmm.notify_socket),
+            which is added to the VM's OEM strings. systemd 254 and later do it by themselves.
+        type: bool
+      address:
+        description: The guest's address, for ports. The default is the label C(address), which the role vm gives.
+        type: str
+      tcp:
+        description: TCP ports that take connections, asked for through the first NIC's TAP.
+        type: list
+        elements: int
+      http:
+        description: URLs that answer, asked for through the first NIC's TAP.
+        type: list
+        elements: dict
+        suboptions:
+          port:
+            description: The port. The default is V(80).
+            type: int
+          path:
+            description: The path, with its query. The default is V(/).
+            type: str
+          status:
+            description: The status it answers with. The default is V(200).
+            type: int
+          body:
+            description: A regular expression that is found in the answer's body.
+            type: str
   labels: &labels
     description: What you want to know of the VM later, such as its image; M(microvm.cloud_hypervisor.ch_vm_info) returns it.
     type: dict
@@ -226,6 +282,7 @@ options:
       platform: *platform
       grace: *grace
       boot_timeout: *boot_timeout
+      wait_for: *wait_for
       labels: *labels
   state_dir:
     description: The directory in which each VM has its own, C(vms/NAME), for what is kept over a reboot.
@@ -258,6 +315,18 @@ EXAMPLES = r"""
         host_address: "{{ leased.vms.web.host_address }}"
         prefix: "{{ leased.vms.web.prefix }}"
 
+- name: Run a VM and go on once its service answers
+  microvm.cloud_hypervisor.ch_vm:
+    name: web
+    wait_for:
+      timeout: 300
+      cloud_init: true
+      address: 10.0.0.2
+      http:
+        - port: 8080
+          path: /health
+          body: '"status": *"up"'
+
 - name: Stop it, with a minute for the guest
   microvm.cloud_hypervisor.ch_vm:
     name: web
@@ -281,6 +350,7 @@ RETURN = r"""
 vms:
   description:
     - What each VM is, by its name. RV(ignore:state) is V(running), V(paused), V(created), V(stopped) or V(absent).
+    - C(ready_after) has, for each thing that was waited for, after how many seconds it was there.
     - C(stopped_by) is what ended a VM that was stopped, V(power_button), V(vm_shutdown), V(vmm_shutdown), V(term) or
       V(kill), and null where nothing was stopped.
   returned: always
@@ -301,6 +371,7 @@ vms:
       vmm_version: 53.0.0
       taps: [chtap0]
       labels: {}
+      ready_after: {"tcp port 22": 4.2}
       stopped_by: null
       restart_required: false
       restart_reasons: []
@@ -311,7 +382,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import vm_lifecycle, vmm_api
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import vm_ready, vmm_api
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import report, requested, run_each
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.runner import HostRunner
@@ -338,6 +409,23 @@ NET_OPTIONS = {
     "prefix": {"type": "int"},
     "host_address6": {"type": "str"},
     "prefix6": {"type": "int"},
+}
+HTTP_OPTIONS = {
+    "port": {"type": "int"},
+    "path": {"type": "str"},
+    "status": {"type": "int"},
+    "body": {"type": "str"},
+}
+WAIT_FOR_OPTIONS = {
+    "timeout": {"type": "int"},
+    "api": {"type": "bool"},
+    "tap": {"type": "bool"},
+    "serial": {"type": "str"},
+    "cloud_init": {"type": "bool"},
+    "notify": {"type": "bool"},
+    "address": {"type": "str"},
+    "tcp": {"type": "list", "elements": "int"},
+    "http": {"type": "list", "elements": "dict", "options": HTTP_OPTIONS},
 }
 VM_OPTIONS = {
     "name": {"type": "str"},
@@ -381,6 +469,7 @@ VM_OPTIONS = {
     },
     "grace": {"type": "int"},
     "boot_timeout": {"type": "int"},
+    "wait_for": {"type": "dict", "options": WAIT_FOR_OPTIONS},
     "labels": {"type": "dict"},
 }
 
@@ -402,7 +491,7 @@ def main() -> None:
             msg=missing_required_lib("requests-unixsocket"), exception=vmm_api.REQUESTS_UNIXSOCKET_IMPORT_ERROR
         )
     ensure = partial(
-        vm_lifecycle.ensure,
+        vm_ready.ensure,
         state_dir=Path(module.params["state_dir"]),
         run_dir=Path(module.params["run_dir"]),
         runner=HostRunner(),

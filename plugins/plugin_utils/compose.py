@@ -34,6 +34,7 @@ OPTIONS = {
         "apply",
         "grace",
         "boot_timeout",
+        "wait_for",
     ),
 }
 # The keys that the role reads itself, to compose options or the cloud-init documents.

@@ -1,0 +1,213 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Bringing a VM up and waiting until it is ready.
+
+The wait comes after all else, without the VM's lock. What happens once in a boot, such as a line on the serial port, is kept in
+``ready.json`` in the run directory and counts until the guest boots again; a port is asked for in each run. So a run that
+changes nothing asks once for what can be asked for, and has AGAIN_SECONDS for it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from . import events, guest_probe, readiness, tap, vm_lifecycle, vm_record
+from .bulk import Outcome
+from .errors import MicrovmError
+from .files import replacing
+from .guest_output import Output, output
+from .names import check_vm_name
+from .readiness import Condition, NotReady, Readiness
+from .runner import Runner
+from .tail import last_lines
+from .vm_state import Current, Vm, current
+from .vmm_process import started
+from .vsock_notify import Listener
+
+AGAIN_SECONDS = 5.0
+_TOLD_LINES = 10
+# What is kept of a serial port's output, to find a pattern in.
+_KEPT = 1 << 20
+
+
+def ensure(
+    item: Mapping[str, Any], *, state_dir: Path, run_dir: Path, runner: Runner, check_mode: bool = False
+) -> Outcome:
+    """Bring one VM to the state that its options ask for, as vm_lifecycle.ensure does, and wait until it is ready.
+
+    Raises MicrovmError where it does not get ready; it goes on running then, and the next run waits for it again.
+    """
+    vm = Vm.of(check_vm_name(item["name"]), state_dir=state_dir, run_dir=run_dir, runner=runner)
+    asked = _asked(item, vm)
+    with ExitStack() as stack:
+        listener = None
+        if asked is not None and any(condition.kind == "notify" for condition in asked.conditions):
+            listener = stack.enter_context(Listener(vm.paths.vsock_socket))
+        outcome = vm_lifecycle.ensure(
+            item,
+            state_dir=state_dir,
+            run_dir=run_dir,
+            runner=runner,
+            check_mode=check_mode,
+            before_boot=listener.open if listener else None,
+        )
+        if asked is None:
+            return outcome
+        left, seconds = _left(vm, asked, anew="boot" in outcome.actions)
+        waits = (f"wait for {', '.join(map(str, left))}",) if seconds > AGAIN_SECONDS else ()
+        if check_mode:
+            return replace(outcome, actions=(*outcome.actions, *waits))
+        met = _wait(vm, asked, left, seconds, listener)
+    facts = {**outcome.facts, "ready_after": {str(condition): after for condition, after in met.items()}}
+    return replace(outcome, actions=(*outcome.actions, *waits), facts=facts)
+
+
+def _asked(item: Mapping[str, Any], vm: Vm) -> Readiness | None:
+    """Return what is waited for: by the options, or where they name no payload, by the record."""
+    if (item.get("state") or "running") not in ("running", "restarted"):
+        return None
+    if item.get("payload") is not None:
+        return readiness.parse(item)
+    given = {key: value for key, value in item.items() if value is not None}
+    return readiness.parse({**(vm_record.read(vm.paths) or {}).get("options", {}), **given})
+
+
+def _boot(vm: Vm, pid: int | None) -> list[Any]:
+    """Return what tells the guest's boot from any other: the VMM's process, and how often a guest has booted in it."""
+    return [pid, None if pid is None else started(pid), events.boots(events.read(vm.paths.event_log))]
+
+
+def _seen(vm: Vm, boot: Sequence[Any]) -> list[str]:
+    """Return the conditions that have held in this boot."""
+    with suppress(FileNotFoundError, NotADirectoryError, ValueError):
+        seen = json.loads((vm.paths.run / "ready.json").read_bytes())
+        if seen["boot"] == list(boot):
+            return list(seen["met"])
+    return []
+
+
+def _left(vm: Vm, asked: Readiness, *, anew: bool) -> tuple[list[Condition], float]:
+    """Return what is still to be waited for, and how long: not long for a VM that was ready in this boot."""
+    seen = [] if anew else _seen(vm, _boot(vm, vm.supervisor.pid()))
+    left = [condition for condition in asked.conditions if not (condition.once and str(condition) in seen)]
+    known = all(str(condition) in seen for condition in asked.conditions)
+    return left, min(asked.timeout, AGAIN_SECONDS) if known else asked.timeout
+
+
+def _wait(
+    vm: Vm, asked: Readiness, left: Sequence[Condition], seconds: float, listener: Listener | None
+) -> dict[Condition, float]:
+    now = current(vm)
+    probe = Probe(vm, now, asked, listener)
+    try:
+        if any(condition.kind in ("serial", "cloud_init") for condition in left):
+            probe.attach()
+        if listener is not None and any(condition.kind == "notify" for condition in left):
+            listener.open()
+        met = readiness.wait(left, probe.ask, timeout=seconds)
+    except NotReady as error:
+        raise MicrovmError(
+            f"the VM runs and was not ready within {seconds:g} seconds: {error}; {probe.last_words()}",
+            option="wait_for",
+        ) from error
+    finally:
+        probe.close()
+    boot = _boot(vm, now.pid)
+    with replacing(vm.paths.run / "ready.json") as file:
+        file.write(json.dumps({"boot": boot, "met": [str(condition) for condition in asked.conditions]}).encode())
+    return met
+
+
+class Probe:
+    """Asks one VM for each condition."""
+
+    def __init__(self, vm: Vm, now: Current, asked: Readiness, listener: Listener | None) -> None:
+        self._vm = vm
+        self._pid = now.pid
+        self._config = now.info.get("config") or {}
+        self._asked = asked
+        self._listener = listener
+        self._output: Output | None = None
+        self._text = ""
+        self._events: list[events.Event] = []
+        self._event_log = events.EventLog(vm.paths.event_log)
+
+    def attach(self) -> None:
+        """Begin to read the serial port."""
+        try:
+            self._output = output(self._config.get("serial") or {})
+        except OSError as error:
+            raise MicrovmError(f"the serial port cannot be read: {error}", option="wait_for.serial") from error
+
+    def close(self) -> None:
+        """Stop reading the serial port."""
+        if self._output is not None:
+            self._output.close()
+
+    def ask(self, condition: Condition) -> str | None:
+        """Return None where the condition holds, else what was found. Raises MicrovmError where the VM has ended."""
+        self._read()
+        if self._vm.supervisor.pid() != self._pid:
+            raise MicrovmError(
+                f"the VM ended while it was waited for {condition}; {self.last_words()}", option="wait_for"
+            )
+        taps = [net["tap"] for net in self._config.get("net") or ()]
+        first = taps[0] if taps else None
+        address = str(self._asked.address)
+        match condition.kind:
+            case "api":
+                state = self._state()
+                return None if state == "Running" else f"the state is {state}"
+            case "tap":
+                down = [name for name in taps if not tap.has_carrier(name)]
+                return f"nobody holds {', '.join(down)}" if down else None
+            case "serial":
+                return None if re.search(condition.pattern, self._text) else "it has not come"
+            case "cloud_init":
+                finished = re.search(readiness.CLOUD_INIT_FINISHED, self._text)
+                return None if finished else "its final message has not come on the serial port"
+            case "tcp":
+                return guest_probe.tcp(address, condition.port, first)
+            case "http":
+                return guest_probe.http_answer(
+                    address, condition.port, condition.path, condition.status, condition.pattern, first
+                )
+            case "notify":
+                heard = self._listener is not None and self._listener.ready()
+                return None if heard else "the guest has not reported READY=1"
+
+    def _state(self) -> str:
+        try:
+            return str(self._vm.client(timeout=2.0).info()["state"])
+        except MicrovmError as error:
+            return f"not known ({error})"
+
+    def _read(self) -> None:
+        self._events += self._event_log.new()
+        if self._output is not None:
+            self._text = (self._text + self._output.new().decode(errors="replace"))[-_KEPT:]
+
+    def last_words(self) -> str:
+        """Return the ends of the serial log, of the event log and of the VMM's log."""
+        self._read()
+        serial = self._text
+        if self._output is None and (self._config.get("serial") or {}).get("mode") == "File":
+            with suppress(OSError):
+                serial = Path(self._config["serial"]["file"]).read_text(errors="replace")
+        vmm = ""
+        with suppress(OSError):
+            vmm = self._vm.paths.vmm_log.read_text(errors="replace")
+        told = {
+            "on the serial port": last_lines(serial, _TOLD_LINES),
+            "events": [str(event) for event in self._events[-_TOLD_LINES:]],
+            "the VMM said": last_lines(vmm, _TOLD_LINES),
+        }
+        return "; ".join(f"{what}: {' / '.join(lines) or 'nothing'}" for what, lines in told.items())
