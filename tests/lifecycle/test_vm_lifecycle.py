@@ -8,93 +8,21 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-import pvh_guest
 import pytest
+from vm_host import RUNNER, Host, nothing_left
 
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import (
     tap,
-    vm_facts,
     vm_lifecycle,
-    vm_record,
     vm_stop,
 )
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import Outcome, run_each
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import run_each
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.runner import HostRunner
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.vm_state import Vm
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.vmm_process import wait_for_end
-
-STAND_IN = Path(__file__).parents[1] / "support/qemu_vmm/cloud-hypervisor"
-RUNNER = HostRunner()
-
-
-@dataclass
-class Host:
-    """A host's directories for one test, and the VMM that it uses."""
-
-    state_dir: Path
-    run_dir: Path
-    vmm: str
-    payload: Path
-    taps: list[str] = field(default_factory=list)
-
-    def options(self, name: str, **options: Any) -> dict[str, Any]:
-        return {"name": name, "vmm": self.vmm, "payload": {"kernel": str(self.payload)}, "grace": 0, **options}
-
-    def ensure(self, name: str, *, check_mode: bool = False, **options: Any) -> Outcome:
-        """Ask for a VM by all its options, or by its name and state alone."""
-        full = options if options.pop("by_name", False) else self.options(name, **options)
-        item = {"name": name, **full}
-        return vm_lifecycle.ensure(
-            item, state_dir=self.state_dir, run_dir=self.run_dir, runner=RUNNER, check_mode=check_mode
-        )
-
-    def info(self, name: str) -> dict[str, Any]:
-        gathered = vm_facts.gather({"name": name}, state_dir=self.state_dir, run_dir=self.run_dir, runner=RUNNER)
-        return dict(gathered.facts)
-
-
-def starts(vmm: str, payload: Path) -> bool:
-    """Whether the real VMM can start a guest on this machine."""
-    argv = [vmm, "--kernel", str(payload), "--serial", "off", "--console", "off"]
-    try:
-        subprocess.run(argv, timeout=3, capture_output=True, check=False)
-    except subprocess.TimeoutExpired:
-        return True
-    return False
-
-
-@pytest.fixture(params=["stand-in", "real"])
-def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    root = tmp_path_factory.mktemp("vm")
-    payload = root / "pvh.elf"
-    pvh_guest.write(payload)
-    vmm = str(STAND_IN)
-    if request.param == "real":
-        real = shutil.which("cloud-hypervisor")
-        if real is None:
-            pytest.skip("no cloud-hypervisor is on PATH")
-        if not starts(real, payload):
-            pytest.skip(f"{real} cannot start a guest on this machine")
-        vmm = real
-    host = Host(root / "state", root / "run", vmm, payload)
-    yield host
-    for name in vm_record.known(host.state_dir):
-        host.ensure(name, state="absent", by_name=True, grace=0)
-    for name in host.taps:
-        tap.remove(RUNNER, name)
-
-
-def nothing_left(host: Host) -> bool:
-    return not any(host.state_dir.glob("vms/*")) and not any(host.run_dir.glob("*"))
 
 
 def test_from_nothing_to_running_and_back(host: Host) -> None:
