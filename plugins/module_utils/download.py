@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import http.client
 import re
+import string
 import time
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
 
 from ansible.module_utils.urls import open_url
 
@@ -20,6 +22,8 @@ from .errors import MicrovmError
 
 # RFC 9110: 408 and 429 invite another try, as do the errors of the server.
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MAX_REDIRECTS = 10
 _ATTEMPTS = 5
 _CHUNK = 1 << 20
 _MAX_TEXT = 1 << 20
@@ -32,7 +36,7 @@ class _Broken(Exception):
 def text(url: str, *, timeout: float) -> str:
     """Return a small text, such as a SHA256SUMS. Raises MicrovmError."""
     try:
-        with open_url(url, headers=_headers(), timeout=timeout, decompress=False) as answer:
+        with _open(url, _headers(), timeout) as answer:
             body = b"".join(_chunks(answer, limit=_MAX_TEXT + 1))
             length = answer.headers.get("Content-Length")
             if length is not None and len(body) < min(int(length), _MAX_TEXT + 1):
@@ -44,9 +48,11 @@ def text(url: str, *, timeout: float) -> str:
     return body.decode(errors="replace")
 
 
-def fetch(url: str, part: Path, *, timeout: float, pause: float = 0.5) -> None:
+def fetch(url: str, part: Path, *, timeout: float, verified: bool, pause: float = 0.5) -> None:
     """Download to ``part``, in flat memory, going on from what is there already.
 
+    ``verified``: the caller holds what comes against a checksum. Without one, nothing is taken that could be cut short
+    or put together of two versions unseen.
     A connection that breaks, or a server's passing error, is met with up to 5 tries that bring no byte more, each after
     a pause that grows from ``pause`` seconds. Raises MicrovmError; what has come so far stays in ``part``, with its version
     beside it, except where the disk is full.
@@ -54,7 +60,7 @@ def fetch(url: str, part: Path, *, timeout: float, pause: float = 0.5) -> None:
     failures, best = 0, _size(part)
     while True:
         try:
-            _go_on(url, part, _size(part), timeout)
+            _go_on(url, part, timeout, verified=verified)
             return
         except _Broken as error:
             # Only what no try reached before is progress, or a server that begins anew each time would have no end.
@@ -89,12 +95,43 @@ def _headers(start: int = 0, version: str | None = None) -> dict[str, str]:
     return headers
 
 
-def _go_on(url: str, part: Path, start: int, timeout: float) -> None:
+def _open(url: str, headers: dict[str, str], timeout: float) -> Any:
+    """Open a URL and follow its redirects. Raises MicrovmError for one that leads from https to anything else."""
+    place = url
+    for _number in range(_MAX_REDIRECTS):
+        try:
+            return open_url(place, headers=headers, timeout=timeout, decompress=False, follow_redirects="none")
+        except urllib.error.HTTPError as error:
+            target = error.headers.get("Location")
+            if error.code not in _REDIRECTS or target is None:
+                raise
+            error.close()
+        # As urllib does: what no URL may hold is bytes that http.client has read as ISO-8859-1.
+        target = quote(target, encoding="iso-8859-1", safe=string.punctuation)
+        before, place = place, urljoin(place, target)
+        allowed = ("https",) if urlsplit(before).scheme == "https" else ("http", "https")
+        if urlsplit(place).scheme not in allowed:
+            raise MicrovmError(
+                f"'{before}' redirects to '{place}', and what was asked for over {urlsplit(before).scheme} is not fetched "
+                f"over {urlsplit(place).scheme or 'nothing'}; give a URL that stays with https, or a plain http one and "
+                "its checksum"
+            )
+    raise MicrovmError(f"'{url}' redirects more than {_MAX_REDIRECTS} times")
+
+
+def _go_on(url: str, part: Path, timeout: float, *, verified: bool) -> None:
+    start = _size(part)
     version = _version_file(part).read_text() if start and _version_file(part).exists() else None
+    if version is None and not verified:
+        start = 0
     try:
-        with open_url(url, headers=_headers(start, version), timeout=timeout, decompress=False) as answer:
+        with _open(url, _headers(start, version), timeout) as answer:
             at = start if _continues(answer, start) else 0
             length = answer.headers.get("Content-Length")
+            if length is None and not answer.chunked and not verified:
+                raise MicrovmError(
+                    f"the server does not say how long '{url}' is, so that one could not see it cut short; give its checksum"
+                )
             received = _save(url, answer, part, at)
             if length is not None and received < int(length):
                 raise _Broken(f"the connection ended after {received} of {length} bytes")

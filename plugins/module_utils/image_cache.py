@@ -10,94 +10,22 @@ import hashlib
 import json
 import os
 import platform
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from . import checksums, download, qemu_img
+from . import download, image_format, image_source, qemu_img
 from .bulk import Outcome
 from .errors import MicrovmError
 from .files import locked_directory, replacing, staged
+from .image_request import PARTS, Source, Wanted, parse
 from .runner import Runner
-from .sizes import parse_size
 
-PARTS = ("disk", "kernel", "initramfs", "firmware")
 DEFAULT_SIZE = 20 << 30
-DEFAULT_TIMEOUT = 30
-_UBUNTU = "https://cloud-images.ubuntu.com/releases/noble/release"
 # Base images hold no secrets, and a VM's own user must be able to read one that its overlay is based on.
 _MODE = 0o644
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One file of an image: where it is, and its digest or where that is listed, as far as that was given."""
-
-    part: str
-    src: str
-    checksum: checksums.Checksum
-
-    @property
-    def url(self) -> str | None:
-        """The URL, or None for a path on the host."""
-        return self.src if urlsplit(self.src).scheme in ("http", "https") else None
-
-    @property
-    def path(self) -> Path:
-        """The path on the host, where there is no URL."""
-        return Path(self.src.removeprefix("file://"))
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is asked for under one name; the disk's size is None where the default, or the image's own if larger, will do."""
-
-    name: str
-    sources: tuple[Source, ...]
-    size: int | None
-    timeout: float
-
-
-def ubuntu(machine: str) -> dict[str, dict[str, str]]:
-    """Return the options of the default image: Ubuntu 24.04's, with its unpacked kernel and initrd."""
-    architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(machine)
-    if architecture is None:
-        raise MicrovmError(f"there is no default image for {machine}; give disk and kernel", option="disk")
-    name = f"ubuntu-24.04-server-cloudimg-{architecture}"
-    sums, unpacked_sums = f"sha256:{_UBUNTU}/SHA256SUMS", f"sha256:{_UBUNTU}/unpacked/SHA256SUMS"
-    return {
-        "disk": {"src": f"{_UBUNTU}/{name}.img", "checksum": sums},
-        "kernel": {"src": f"{_UBUNTU}/unpacked/{name}-vmlinuz-generic", "checksum": unpacked_sums},
-        "initramfs": {"src": f"{_UBUNTU}/unpacked/{name}-initrd-generic", "checksum": unpacked_sums},
-    }
-
-
-def parse(options: Mapping[str, Any], *, machine: str) -> Wanted:
-    """Read one image's options. Raises MicrovmError for what could not be fetched or would not be safe to."""
-    given = {part: options[part] for part in PARTS if options.get(part) is not None} or ubuntu(machine)
-    if "disk" not in given:
-        raise MicrovmError("is missing; an image without a disk has nothing for the guest's root", option="disk")
-    sources = tuple(_source(part, source) for part, source in given.items())
-    size = None if options.get("size") is None else parse_size(options["size"], option="size")
-    return Wanted(options["name"], sources, size, options.get("timeout") or DEFAULT_TIMEOUT)
-
-
-def _source(part: str, options: Mapping[str, Any]) -> Source:
-    src, text = options.get("src") or "", options.get("checksum")
-    checksum = checksums.Checksum(None, None) if text is None else checksums.parse(text, option=f"{part}.checksum")
-    source = Source(part, src, checksum)
-    scheme = urlsplit(src).scheme
-    if source.url is None and not source.path.is_absolute():
-        raise MicrovmError(f"{src!r} is neither an http(s) URL nor an absolute path on the host", option=f"{part}.src")
-    if scheme == "http" and text is None:
-        raise MicrovmError(
-            f"'{src}' comes over plain http, where anyone on the way can change it; give a checksum, or use https",
-            option=f"{part}.checksum",
-        )
-    return source
 
 
 class Cache:
@@ -123,6 +51,8 @@ class Cache:
                     raise MicrovmError(
                         f"'{path}' is not readable: {error}; remove it, and images are looked up anew"
                     ) from error
+            if not self.check_mode:
+                self._sweep()
             before = json.dumps(self.index, sort_keys=True)
             try:
                 yield
@@ -131,6 +61,11 @@ class Cache:
                 if after != before and not self.check_mode:
                     with replacing(path, mode=_MODE) as file:
                         file.write(after.encode())
+
+    def _sweep(self) -> None:
+        """Remove what a run that was killed had begun to make; no other run makes anything now."""
+        for path in self.directory.glob(".sha256-*"):
+            path.unlink()
 
     # ---- One image ----
 
@@ -156,6 +91,7 @@ class Cache:
             # VMs may have what the image was before, so that it goes only with the image.
             earlier = {*self.index["earlier"].get(wanted.name, []), *(before or {}).values()} - set(after.values())
             self.index["earlier"][wanted.name] = sorted(earlier)
+            self._discard_downloads(wanted.name)
         return Outcome(
             changed=bool(actions),
             facts={**facts, "digests": digests},
@@ -165,33 +101,15 @@ class Cache:
         )
 
     def _digest(self, source: Source, timeout: float) -> str | None:
-        """Return the digest that the source must have, or None where that shows only when it is fetched."""
-        if source.checksum.sha256 is not None:
+        """Return the digest by which the source is found in the cache, or None where that shows only when it is fetched."""
+        if source.checksum is not None:
+            if source.checksum.listed_at is not None:
+                return image_source.listed(source, source.checksum.listed_at, timeout=timeout)
             return source.checksum.sha256
-        if source.checksum.listed_at is not None:
-            return self._listed(source, source.checksum.listed_at, timeout)
         if source.url is not None:
             known = self.index["urls"].get(source.url)
             return None if known is None else str(known)
         return self._digest_of_path(source)
-
-    def _listed(self, source: Source, place: str, timeout: float) -> str:
-        option = f"{source.part}.checksum"
-        try:
-            if urlsplit(place).scheme in ("http", "https"):
-                sums = download.text(place, timeout=timeout)
-            else:
-                sums = Path(place.removeprefix("file://")).read_text()
-        except OSError as error:
-            raise MicrovmError(f"'{place}' cannot be read: {error.strerror}", option=option) from error
-        except MicrovmError as error:
-            error.option = option
-            raise
-        name = urlsplit(source.src).path.rpartition("/")[2]
-        found = checksums.listed(sums, name)
-        if found is None:
-            raise MicrovmError(f"'{place}' lists no SHA-256 of '{name}'", option=option)
-        return found
 
     def _digest_of_path(self, source: Source) -> str | None:
         try:
@@ -200,7 +118,7 @@ class Cache:
             known = self.index["paths"].get(str(source.path))
             if known is not None and known[0] == identity:
                 return str(known[1])
-            digest = _sha256(source.path)
+            digest = image_source.sha256_of(source.path)
         except FileNotFoundError as error:
             raise MicrovmError(f"'{source.path}' is not there", option=f"{source.part}.src") from error
         except OSError as error:
@@ -218,9 +136,11 @@ class Cache:
         actions.append(f"fetched {source.part} from {source.src}")
         if self.check_mode:
             return self.directory / f"sha256-{sha256 or 'unknown'}", sha256
-        with self._fetched(source, sha256, wanted.timeout) as (path, digest):
+        with self._fetched(source, sha256, wanted) as (path, digest):
             target = self.directory / f"sha256-{digest}"
-            self._place(path, target, keep=source.url is None)
+            with staged(target, mode=_MODE) as temporary:
+                self._take(path, temporary, keep=source.url is None)
+                _sync(temporary)
         self.index["files"][target.name] = target.stat().st_size
         return target, digest
 
@@ -237,18 +157,17 @@ class Cache:
             target = self._target(sha256, there["virtual_size"], wanted)
             actions.append(f"made {target.name} from {there['file']}")
             if not self.check_mode:
-                self._resized(self.directory / there["file"], target)
+                self._resized(self.directory / there["file"], target, there["virtual_size"])
                 self._note_disk(sha256, size, target, there["virtual_size"])
             return target, sha256
         actions.append(f"fetched disk from {source.src}")
         if self.check_mode:
-            if source.url is None and source.path.is_file():
-                virtual_size = self._virtual_size(source.path, self._format(source.path))
-            else:
-                virtual_size = 0
+            # How large a disk is shows once it is here, and decompressed.
+            known_here = source.url is None and image_format.compression(source.path) is None
+            virtual_size = self._format(source, source.path)[1] if known_here else 0
             return self._target(sha256 or "unknown", virtual_size, wanted), sha256
-        with self._fetched(source, sha256, wanted.timeout) as (path, digest):
-            target, virtual_size = self._raw(path, digest, wanted, keep=source.url is None)
+        with self._fetched(source, sha256, wanted) as (path, digest), self._plain(source, path) as plain:
+            target, virtual_size = self._raw(source, plain, digest, wanted)
         self._note_disk(digest, size, target, virtual_size)
         return target, digest
 
@@ -269,68 +188,51 @@ class Cache:
                 return dict(disk)
         return None
 
-    def _resized(self, source: Path, target: Path) -> None:
-        # Behind the image's own size there are only zeros, so either can be the larger one.
+    def _resized(self, source: Path, target: Path, virtual_size: int) -> None:
         if source == target:
             return
         with staged(target, mode=_MODE) as temporary:
             self.runner.run(["cp", "--reflink=auto", "--sparse=always", str(source), str(temporary)])
-            os.truncate(temporary, int(target.stem.rpartition("-")[2]))
-            _sync(temporary)
+            # Behind the image's own size there are only zeros, so the one that is there can be the larger.
+            os.truncate(temporary, virtual_size)
+            self._grow(temporary, target)
+
+    def _grow(self, temporary: Path, target: Path) -> None:
+        qemu_img.resize(self.runner, temporary, "raw", int(target.stem.rpartition("-")[2]))
+        _sync(temporary)
 
     @contextmanager
-    def _fetched(self, source: Source, sha256: str | None, timeout: float) -> Iterator[tuple[Path, str]]:
+    def _fetched(self, source: Source, sha256: str | None, wanted: Wanted) -> Iterator[tuple[Path, str]]:
         """Yield a file with the source's content, verified, and its digest."""
+        # A digest that was only seen earlier finds a file in the cache, and does not bind the server.
+        expected = None if source.checksum is None else sha256
         if source.url is None:
-            digest = _sha256(source.path)
-            if sha256 not in (None, digest):
-                raise self._wrong(source, str(sha256), digest)
-            yield source.path, digest
+            yield source.path, image_source.verified(source, source.path, expected)
             return
-        part = self.directory / f".part-{hashlib.sha256(source.url.encode()).hexdigest()[:16]}"
-        resumed = part.exists()
+        part = self.directory / f"{_download_prefix(wanted.name)}{_short(source.url)}"
+        digest = image_source.download_verified(source, part, expected, timeout=wanted.timeout)
         try:
-            download.fetch(source.url, part, timeout=timeout)
-            digest = _sha256(part)
-            if resumed and sha256 not in (None, digest):
-                # What an earlier run had fetched was of another content: once more, from the beginning.
-                download.discard(part)
-                download.fetch(source.url, part, timeout=timeout)
-                digest = _sha256(part)
-        except MicrovmError as error:
-            error.option = f"{source.part}.src"
-            raise
-        try:
-            if sha256 not in (None, digest):
-                raise self._wrong(source, str(sha256), digest)
             yield part, digest
-            if sha256 is None:
+            if source.checksum is None:
                 self.index["urls"][source.url] = digest
         finally:
             download.discard(part)
 
-    @staticmethod
-    def _wrong(source: Source, expected: str, found: str) -> MicrovmError:
-        return MicrovmError(
-            f"'{source.src}' has the SHA-256 {found}, and {expected} is expected; nothing was kept of it",
-            option=f"{source.part}.checksum",
-        )
+    def _discard_downloads(self, name: str) -> bool:
+        """Remove what downloads for this image have left that were never gone on with; return whether there was any."""
+        left = list(self.directory.glob(f"{_download_prefix(name)}*"))
+        if not self.check_mode:
+            for path in left:
+                path.unlink()
+        return bool(left)
 
-    def _place(self, path: Path, target: Path, *, keep: bool) -> None:
-        """Give a fetched file its name in the cache; a source on the host is kept, and copied."""
-        with staged(target, mode=_MODE) as temporary:
-            if keep:
-                self.runner.run(["cp", "--reflink=auto", "--sparse=always", str(path), str(temporary)])
-            else:
-                path.replace(temporary)
-                temporary.chmod(_MODE)
-                _sync(temporary)
-
-    def _virtual_size(self, path: Path, format: qemu_img.Format) -> int:
-        try:
-            return qemu_img.size_of(path, format)
-        except ValueError as error:
-            raise MicrovmError(str(error), option="disk.src") from error
+    def _take(self, path: Path, temporary: Path, *, keep: bool) -> None:
+        """Bring a verified file to where it is staged; a source on the host is kept, and copied."""
+        if keep:
+            self.runner.run(["cp", "--reflink=auto", "--sparse=always", str(path), str(temporary)])
+        else:
+            path.replace(temporary)
+            temporary.chmod(_MODE)
 
     def _target(self, digest: str, virtual_size: int, wanted: Wanted) -> Path:
         size = max(virtual_size, DEFAULT_SIZE) if wanted.size is None else wanted.size
@@ -341,43 +243,44 @@ class Cache:
             )
         return self.directory / f"sha256-{digest}-{size}.raw"
 
-    def _raw(self, path: Path, digest: str, wanted: Wanted, *, keep: bool) -> tuple[Path, int]:
-        format = self._format(path)
-        virtual_size = self._virtual_size(path, format)
+    @contextmanager
+    def _plain(self, source: Source, path: Path) -> Iterator[Path]:
+        """Yield the disk, decompressed where it is compressed."""
+        kind = image_format.compression(path)
+        if kind is None:
+            yield path
+            return
+        descriptor, name = tempfile.mkstemp(prefix=".sha256-", dir=self.directory)
+        os.close(descriptor)
+        try:
+            image_format.decompress(self.runner, path, kind, Path(name), name=source.src)
+            yield Path(name)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+    def _raw(self, source: Source, path: Path, digest: str, wanted: Wanted) -> tuple[Path, int]:
+        format, virtual_size = self._format(source, path)
         target = self._target(digest, virtual_size, wanted)
         with staged(target, mode=_MODE) as temporary:
             if format == "qcow2":
                 qemu_img.convert_to_raw(self.runner, path, format, temporary)
-            elif keep:
-                self.runner.run(["cp", "--reflink=auto", "--sparse=always", str(path), str(temporary)])
             else:
-                path.replace(temporary)
-                temporary.chmod(_MODE)
-            os.truncate(temporary, int(target.stem.rpartition("-")[2]))
-            _sync(temporary)
+                self._take(path, temporary, keep=path == source.path)
+            self._grow(temporary, target)
         return target, virtual_size
 
-    def _format(self, path: Path) -> qemu_img.Format:
-        """Return the format of a verified image. Raises MicrovmError for one that reaches for other files."""
-        with path.open("rb") as file:
-            if file.read(4) != b"QFI\xfb":
-                return "raw"
-        info = qemu_img.info(self.runner, path, "qcow2")
-        for what, other in (("a backing file", info.backing_file), ("an external data file", info.data_file)):
-            if other is not None:
-                raise MicrovmError(
-                    f"the image names {what}, '{other}', which could be any file of the host; flatten it with "
-                    "qemu-img convert first",
-                    option="disk.src",
-                )
-        return "qcow2"
+    @staticmethod
+    def _format(source: Source, path: Path) -> tuple[qemu_img.Format, int]:
+        format = image_format.recognise(path, name=source.src)
+        return format, qemu_img.size_of(path, format)
 
     # ---- Removal ----
 
     def _remove(self, name: str) -> Outcome:
         gone = self.index["images"].get(name)
         if gone is None:
-            return Outcome(changed=False)
+            left = self._discard_downloads(name)
+            return Outcome(changed=left, actions=("removed what a broken download had left",) if left else ())
         others = {path for image, parts in self.index["images"].items() if image != name for path in parts.values()}
         others |= {path for image, paths in self.index["earlier"].items() if image != name for path in paths}
         unused = sorted({*gone.values(), *self.index["earlier"].get(name, [])} - others)
@@ -394,6 +297,7 @@ class Cache:
             self.index["disks"] = {key: disk for key, disk in self.index["disks"].items() if disk["file"] not in names}
             self.index["files"] = {file: size for file, size in self.index["files"].items() if file not in names}
             self.index["earlier"].pop(name, None)
+            self._discard_downloads(name)
             del self.index["images"][name]
         return Outcome(changed=True, before=gone, after={}, actions=tuple(f"removed {path}" for path in unused))
 
@@ -403,9 +307,12 @@ class Cache:
                 yield overlay
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _download_prefix(name: str) -> str:
+    return f".part-{_short(name)}-"
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _sync(path: Path) -> None:

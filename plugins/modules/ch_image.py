@@ -12,6 +12,7 @@ version_added: 0.1.0
 description:
   - Brings the files that VMs begin with into the host's cache, where they are named by their digests.
   - A download goes on where a broken connection left it, and takes its name only when its checksum is right.
+  - A disk may be compressed with gzip, bzip2, xz or zstd; the last takes the command C(zstd) on the host.
   - A qcow2 image is converted to a sparse raw one, once, and grown.
 author:
   - The microvm.cloud_hypervisor developers (@microvm)
@@ -30,19 +31,25 @@ options:
     choices: [present, absent]
   disk: &disk
     description:
-      - The disk, as a raw or qcow2 image. One that names a backing file is refused.
+      - The disk, as a raw or qcow2 image. One that names a backing file or an external data file is refused, before any
+        tool opens it, and so is any other format that is known, such as VMDK, VHDX or VDI.
       - Without any of O(disk), O(kernel), O(initramfs) and O(firmware), the image is the Ubuntu 24.04 server cloud image
         with its unpacked kernel and initrd.
     type: dict
     suboptions: &source
       src:
-        description: An C(http), C(https) or C(file) URL, or an absolute path on the host.
+        description:
+          - An C(http), C(https) or C(file) URL, or an absolute path on the host.
+          - An C(https) URL that redirects to plain C(http) is refused, with a checksum too.
         type: str
         required: true
       checksum:
         description:
-          - C(sha256:) and either 64 hexadecimal digits or the URL, or path, of a list such as C(SHA256SUMS).
-          - It must be given for C(http). Without one for C(https), what comes the first time is kept and not fetched again.
+          - C(sha256:) and either 64 hexadecimal digits or the C(https) URL, or path, of a list such as C(SHA256SUMS). It is
+            that of the file as it is fetched, before it is decompressed or converted.
+          - It must be given for C(http), and for a server that does not say how long the file is.
+          - Without one for C(https), what comes the first time is kept and not asked for again. Where it is lost from the
+            cache, what the server has by then is taken. To have what is newer earlier, set O(state=absent) first.
         type: str
   kernel: &kernel
     description: The kernel.

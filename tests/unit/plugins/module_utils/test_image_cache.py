@@ -5,49 +5,59 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import hashlib
 import http.server
 import os
 import shutil
+import signal
+import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import download, image_cache
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import download, image_cache, image_request
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import Outcome
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.runner import HostRunner
 
 MIB = 1 << 20
-qemu = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img")
+pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img")
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
     requests: list[str] = []
+    # After how many bytes of a file the connection breaks.
+    cut: int | None = None
 
     def do_GET(self) -> None:
         self.requests.append(self.path)
         super().do_GET()
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        outputfile.write(source.read(self.cut))
 
     def log_message(self, *_: object) -> None:
         pass
 
 
 @pytest.fixture
-def web(tmp_path: Path) -> Iterator[str]:
-    """The URL of a server of ``tmp_path / "web"``."""
+def web(tmp_path: Path, tls: ssl.SSLContext) -> Iterator[str]:
+    """The https URL of a server of ``tmp_path / "web"``."""
     (tmp_path / "web").mkdir()
-    Quiet.requests = []
+    Quiet.requests, Quiet.cut = [], None
     handler = functools.partial(Quiet, directory=str(tmp_path / "web"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"https://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
@@ -105,8 +115,8 @@ def files(tmp_path: Path) -> set[str]:
 def test_the_default_image(machine: str, architecture: str) -> None:
     base = "https://cloud-images.ubuntu.com/releases/noble/release"
     name = f"ubuntu-24.04-server-cloudimg-{architecture}"
-    wanted = image_cache.parse({"name": "ubuntu"}, machine=machine)
-    assert [(source.part, source.src, source.checksum.listed_at) for source in wanted.sources] == [
+    wanted = image_request.parse({"name": "ubuntu"}, machine=machine)
+    assert [(source.part, source.src, source.checksum and source.checksum.listed_at) for source in wanted.sources] == [
         ("disk", f"{base}/{name}.img", f"{base}/SHA256SUMS"),
         ("kernel", f"{base}/unpacked/{name}-vmlinuz-generic", f"{base}/unpacked/SHA256SUMS"),
         ("initramfs", f"{base}/unpacked/{name}-initrd-generic", f"{base}/unpacked/SHA256SUMS"),
@@ -121,12 +131,17 @@ def test_the_default_image(machine: str, architecture: str) -> None:
         ({"disk": {"src": "ftp://host/disk.raw"}}, "option 'disk.src': 'ftp://host/disk.raw' is neither"),
         ({"disk": {"src": "http://host/disk.raw"}}, "option 'disk.checksum': .* plain http"),
         ({"disk": {"src": "/disk.raw", "checksum": "md5:1"}}, "option 'disk.checksum'"),
+        (
+            {"disk": {"src": "https://host/disk.raw", "checksum": "sha256:http://host/SHA256SUMS"}},
+            "option 'disk.checksum': 'http://host/SHA256SUMS' comes over plain http",
+        ),
         ({"disk": {"src": "/disk.raw"}, "size": "large"}, "option 'size'"),
+        ({"disk": {"src": "/disk.raw"}, "size": "1000"}, "option 'size': 1000 bytes .* multiple of 512"),
     ],
 )
 def test_what_cannot_be_asked_for(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(MicrovmError, match=message):
-        image_cache.parse({"name": "a", **options}, machine="x86_64")
+        image_request.parse({"name": "a", **options}, machine="x86_64")
     assert "image 'a'" in failed(ensure(tmp_path, {"name": "a", **options})[0])
     assert files(tmp_path) == set()
 
@@ -194,7 +209,6 @@ def test_one_failure_does_not_stop_the_others(tmp_path: Path, raw: Path) -> None
 # ---- Files of a server ----
 
 
-@qemu
 def test_a_qcow2_image_is_fetched_verified_and_converted_once(tmp_path: Path, web: str) -> None:
     image = tmp_path / "web/disk.img"
     content = qcow2(image)
@@ -246,54 +260,190 @@ def test_what_the_server_does_not_have(tmp_path: Path, web: str) -> None:
     assert files(tmp_path) == set()
 
 
-@qemu
-@pytest.mark.parametrize("kind", ["backing", "data"])
-def test_an_image_that_names_another_file_is_refused(tmp_path: Path, kind: str) -> None:
-    secret, image = tmp_path / "secret", tmp_path / "disk.img"
-    secret.write_bytes(bytes(MIB))
-    extra = {"backing": ["-b", str(secret), "-F", "raw"], "data": ["-o", f"data_file={tmp_path}/data"]}[kind]
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *extra, str(image), "1M"], check=True)
-    message = failed(ensure(tmp_path, {"name": "a", "disk": {"src": str(image)}})[0])
-    assert "option 'disk.src'" in message
-    assert {"backing": "a backing file", "data": "an external data file"}[kind] in message
-    assert files(tmp_path) == set()
-
-
-@qemu
-def test_a_broken_qcow2_is_a_clear_error(tmp_path: Path) -> None:
-    image = tmp_path / "disk.img"
-    image.write_bytes(b"QFI\xfb" + bytes(100))
-    assert "image 'a'" in failed(ensure(tmp_path, {"name": "a", "disk": {"src": str(image)}})[0])
-    assert files(tmp_path) == set()
-
-
-@qemu
-def test_two_runs_at_once_convert_once(tmp_path: Path) -> None:
-    image = tmp_path / "disk.img"
-    qcow2(image)
-    wrapper, log = tmp_path / "bin/qemu-img", tmp_path / "log"
+def slow_qemu_img(directory: Path, seconds: float) -> dict[str, str]:
+    """Return an environment in which each run of qemu-img takes so long, and is noted in ``log``."""
+    wrapper = directory / "bin/qemu-img"
     wrapper.parent.mkdir()
-    wrapper.write_text(f'#!/bin/sh\necho "$1" >>{log}\nsleep 0.2\nexec {shutil.which("qemu-img")} "$@"\n')
+    wrapper.write_text(
+        f'#!/bin/sh\necho "$1" >>{directory}/log\nsleep {seconds}\nexec {shutil.which("qemu-img")} "$@"\n'
+    )
     wrapper.chmod(0o755)
-    program = f"""
+    return {
+        **os.environ,
+        "PATH": f"{wrapper.parent}:{os.environ['PATH']}",
+        # ansible-test finds the collection by an importer of its own, which a child process does not have.
+        "PYTHONPATH": str(Path(image_cache.__file__).parents[5]),
+    }
+
+
+def program(tmp_path: Path, image: Path) -> list[str]:
+    """Return a program that makes an image and prints whether that changed something."""
+    code = f"""
 from pathlib import Path
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import image_cache
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.runner import HostRunner
 item = dict(name="a", disk=dict(src={str(image)!r}), size="4MiB")
 print(image_cache.ensure([item], state_dir=Path({str(tmp_path / "state")!r}), runner=HostRunner())["a"].changed)
 """
-    environment = {
-        **os.environ,
-        "PATH": f"{wrapper.parent}:{os.environ['PATH']}",
-        # ansible-test finds the collection by an importer of its own, which a child process does not have.
-        "PYTHONPATH": str(Path(image_cache.__file__).parents[5]),
-    }
+    return [sys.executable, "-c", code]
+
+
+def test_two_runs_at_once_convert_once(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    qcow2(image)
+    environment = slow_qemu_img(tmp_path, 0.2)
     runs = [
-        subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(program(tmp_path, image), env=environment, stdout=subprocess.PIPE, text=True)
         for _number in range(2)
     ]
     assert sorted(run.communicate()[0].strip() for run in runs) == ["False", "True"]
-    assert log.read_text().split().count("convert") == 1
+    assert (tmp_path / "log").read_text().split().count("convert") == 1
+
+
+def test_what_a_killed_run_had_begun_is_gone_after_the_next(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    qcow2(image)
+    environment = slow_qemu_img(tmp_path, 600)
+    with subprocess.Popen(program(tmp_path, image), env=environment, start_new_session=True) as run:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "log").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(run.pid, signal.SIGKILL)
+    assert files(tmp_path) != set()
+    disk = done(ensure(tmp_path, {"name": "a", "disk": {"src": str(image)}, "size": "4MiB"})[0]).facts["disk"]
+    assert files(tmp_path) == {Path(disk).name}
+
+
+@pytest.mark.parametrize("failure", ["missing", "cut short", "another digest", "another format", "damaged"])
+def test_a_failure_leaves_the_cache_as_it_was(tmp_path: Path, web: str, raw: Path, failure: str) -> None:
+    ensure(tmp_path, {"name": "kept", "disk": {"src": str(raw)}, "size": "4MiB"})
+    index = tmp_path / "state/images/index.json"
+    before = (files(tmp_path), index.read_bytes())
+    image = tmp_path / "web/disk.img"
+    content = {"another format": b"KDMV" + bytes(1000), "damaged": gzip.compress(os.urandom(1000))[:-9]}
+    image.write_bytes(content.get(failure, os.urandom(MIB)))
+    found = sha256(image)
+    digest = "a" * 64 if failure == "another digest" else found
+    if failure == "missing":
+        image.unlink()
+    elif failure == "cut short":
+        Quiet.cut = 100_000
+    options = {"name": "a", "disk": {"src": f"{web}/disk.img", "checksum": f"sha256:{digest}"}, "size": "4MiB"}
+    message = {
+        "missing": "disk.img' cannot be fetched: the server answered 404",
+        "cut short": f"the connection ended after 100000 of {MIB} bytes",
+        "another digest": f"has the SHA-256 {found}, and {digest} is expected",
+        "another format": "disk.img' is a VMDK image",
+        "damaged": "disk.img' cannot be decompressed with gzip",
+    }
+    assert message[failure] in failed(ensure(tmp_path, options)[0])
+    left = {name for name in files(tmp_path) if name.startswith(".part-")}
+    assert (files(tmp_path) - left, index.read_bytes()) == before
+    # What came before the connection broke is kept for the next run, until the image is no longer asked for.
+    assert bool(left) == (failure == "cut short")
+    asked = done(ensure(tmp_path, {"name": "a", "state": "absent"}, check_mode=True)[0])
+    assert asked == done(ensure(tmp_path, {"name": "a", "state": "absent"})[0])
+    assert (files(tmp_path), asked.changed) == (before[0], bool(left))
+
+
+def test_what_an_earlier_run_fetched_is_gone_on_with(tmp_path: Path, web: str, raw: Path) -> None:
+    shutil.copy(raw, tmp_path / "web/disk.img")
+    options = {
+        "name": "a",
+        "disk": {"src": f"{web}/disk.img", "checksum": f"sha256:{sha256(raw)}"},
+        "size": "1MiB",
+    }
+    Quiet.cut = 100_000
+    failed(ensure(tmp_path, options)[0])
+    Quiet.cut = None
+    disk = done(ensure(tmp_path, options)[0]).facts["disk"]
+    assert Path(disk).read_bytes() == raw.read_bytes()
+    assert files(tmp_path) == {Path(disk).name}
+
+
+def test_what_came_from_another_place_goes(tmp_path: Path, web: str, raw: Path) -> None:
+    shutil.copy(raw, tmp_path / "web/old.img")
+    checksum = f"sha256:{sha256(raw)}"
+    Quiet.cut = 100_000
+    failed(ensure(tmp_path, {"name": "a", "disk": {"src": f"{web}/old.img", "checksum": checksum}, "size": "1MiB"})[0])
+    assert files(tmp_path) != set()
+    disk = done(ensure(tmp_path, {"name": "a", "disk": {"src": str(raw)}, "size": "1MiB"})[0]).facts["disk"]
+    assert files(tmp_path) == {Path(disk).name}
+
+
+def test_without_a_checksum_what_came_first_is_kept_until_it_is_lost(tmp_path: Path, web: str) -> None:
+    image = tmp_path / "web/disk.img"
+    first, second = os.urandom(MIB), os.urandom(MIB)
+    options = {"name": "a", "disk": {"src": f"{web}/disk.img"}, "size": "1MiB"}
+    image.write_bytes(first)
+    disk = Path(done(ensure(tmp_path, options)[0]).facts["disk"])
+    image.write_bytes(second)
+    assert not done(ensure(tmp_path, options)[0]).changed
+    assert (disk.read_bytes(), Quiet.requests) == (first, ["/disk.img"])
+
+    disk.unlink()
+    anew = done(ensure(tmp_path, options)[0])
+    assert Path(anew.facts["disk"]).read_bytes() == second
+    assert anew.facts["digests"] == {"disk": sha256(image)}
+    assert done(ensure(tmp_path, options)[0]) == Outcome(
+        changed=False, facts=anew.facts, before=anew.after, after=anew.after
+    )
+
+
+# ---- Formats ----
+
+
+@pytest.mark.parametrize("kind", ["gzip", "bzip2", "xz", "zstd"])
+@pytest.mark.parametrize("inside", ["raw", "qcow2"])
+def test_a_compressed_disk_is_decompressed(tmp_path: Path, kind: str, inside: str) -> None:
+    image = tmp_path / "disk.img"
+    content = os.urandom(MIB) + bytes(20 * MIB) + b"end"
+    content += bytes(-len(content) % 512)
+    image.write_bytes(content)
+    if inside == "qcow2":
+        image = tmp_path / "disk.qcow2"
+        subprocess.run(["qemu-img", "convert", "-O", "qcow2", str(tmp_path / "disk.img"), str(image)], check=True)
+    subprocess.run([kind, "-q", "-k", str(image)] if kind != "gzip" else ["gzip", "-k", str(image)], check=True)
+    (compressed,) = tmp_path.glob(f"{image.name}.*")
+    options = {
+        "name": "a",
+        "disk": {"src": str(compressed), "checksum": f"sha256:{sha256(compressed)}"},
+        "size": "30MiB",
+    }
+    asked = done(ensure(tmp_path, options, check_mode=True)[0])
+    first = done(ensure(tmp_path, options)[0])
+    disk = Path(first.facts["disk"])
+    assert asked == first
+    assert disk.read_bytes().rstrip(b"\0") == content.rstrip(b"\0")
+    assert (disk.stat().st_size, disk.stat().st_blocks * 512 < 4 * MIB) == (30 * MIB, True), "sparse"
+    assert (files(tmp_path), compressed.exists()) == ({disk.name}, True)
+    assert not done(ensure(tmp_path, options)[0]).changed
+
+
+def test_an_image_that_names_another_file_is_refused_before_any_tool_opens_it(tmp_path: Path) -> None:
+    class NoTool:
+        def run(self, argv: Any, **_: object) -> Any:
+            raise AssertionError(argv)
+
+    image = tmp_path / "disk.img"
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", "/etc/shadow", "-F", "raw", str(image), "1M"],
+        check=True,
+    )
+    outcomes = image_cache.ensure(
+        [{"name": "a", "disk": {"src": str(image)}}], state_dir=tmp_path / "state", runner=NoTool()
+    )
+    assert "option 'disk.src': image 'a'" in failed(outcomes["a"])
+    assert "names a backing file, '/etc/shadow'" in failed(outcomes["a"])
+    assert files(tmp_path) == set()
+
+
+def test_a_kernel_may_be_compressed(tmp_path: Path, raw: Path) -> None:
+    kernel = tmp_path / "vmlinuz"
+    kernel.write_bytes(gzip.compress(b"kernel"))
+    options = {"name": "a", "disk": {"src": str(raw)}, "kernel": {"src": str(kernel)}, "size": "1MiB"}
+    assert Path(done(ensure(tmp_path, options)[0]).facts["kernel"]).read_bytes() == kernel.read_bytes()
 
 
 # ---- What happens to a cache ----
@@ -337,7 +487,6 @@ def test_absent_takes_what_the_image_had_earlier(tmp_path: Path, raw: Path) -> N
     assert files(tmp_path) == set()
 
 
-@qemu
 def test_a_base_that_an_overlay_needs_is_not_removed(tmp_path: Path, raw: Path) -> None:
     disk = done(ensure(tmp_path, {"name": "a", "disk": {"src": str(raw)}, "size": "4MiB"})[0]).facts["disk"]
     overlay = tmp_path / "state/vms/web/root.qcow2"
