@@ -180,6 +180,21 @@ class VmmClient:
         """Make a VM, paused, from a snapshot of the same VMM version."""
         self.call("PUT", "vm.restore", {"source_url": source_url, "prefault": prefault})
 
+    def receive_migration(self, receiver_url: str) -> None:
+        """Wait for another VMM's VM at ``unix:PATH`` or ``tcp:HOST:PORT``; return once it is here.
+
+        Until then the VMM answers nothing else and heeds no SIGTERM.
+        """
+        self.call("PUT", "vm.receive-migration", {"receiver_url": receiver_url})
+
+    def send_migration(self, destination_url: str, *, local: bool = False) -> None:
+        """Hand the VM to the VMM that waits at ``unix:PATH`` or ``tcp:HOST:PORT``; ``local`` shares its memory with it.
+
+        A VMM ends once the VM is gone, and lets it run on where that fails. Up to v52 the call returns when it is
+        over, from v53 on when it has begun.
+        """
+        self.call("PUT", "vm.send-migration", {"destination_url": destination_url, "local": local})
+
 
 def _causes(error: BaseException | None) -> list[BaseException]:
     """List an exception and what it was made from; requests and urllib3 nest theirs in arguments and ``reason``."""

@@ -61,6 +61,8 @@ REQUESTS: dict[str, list[Callable[[VmmClient], object]]] = {
     "remove_device": [lambda vmm: vmm.remove_device("d")],
     "snapshot": [lambda vmm: vmm.snapshot("file:///s")],
     "restore": [lambda vmm: vmm.restore("file:///s")],
+    "receive_migration": [lambda vmm: vmm.receive_migration("unix:/m")],
+    "send_migration": [lambda vmm: vmm.send_migration("unix:/m", local=True)],
 }
 
 

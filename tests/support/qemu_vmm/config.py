@@ -63,11 +63,24 @@ def _unsigned(bits: int) -> Parse:
     return parse
 
 
+def nonzero(number: Parse, name: str) -> Parse:
+    """Take a number that is not zero."""
+
+    def parse(value: Any) -> int:
+        if number(value) == 0:
+            raise BadJson(f"invalid value: {_describe(value)}, expected a nonzero {name}")
+        return int(value)
+
+    return parse
+
+
 def _one_of(*variants: str) -> Parse:
     def parse(value: Any) -> str:
         _text("variant identifier")(value)
         if value not in variants:
-            raise BadJson(f"unknown variant `{value}`, expected one of {', '.join(f'`{name}`' for name in variants)}")
+            names = [f"`{name}`" for name in variants]
+            expected = " or ".join(names) if len(names) == 2 else f"one of {', '.join(names)}"
+            raise BadJson(f"unknown variant `{value}`, expected {expected}")
         return str(value)
 
     return parse
@@ -302,7 +315,36 @@ resize_disk = struct("VmResizeDiskData", {"id": (string, REQUIRED), "desired_siz
 resize_zone = struct("VmResizeZoneData", {"id": (string, REQUIRED), "desired_ram": (u64, REQUIRED)})
 remove_device = struct("VmRemoveDeviceData", {"id": (string, REQUIRED)})
 snapshot = struct("VmSnapshotConfig", {"destination_url": (string, REQUIRED)})
-restore = struct("RestoreConfig", {"source_url": (path, REQUIRED), "prefault": (boolean, False)})
+restore = struct(
+    "RestoreConfig",
+    {
+        "source_url": (path, REQUIRED),
+        "prefault": (boolean, False),
+        "memory_restore_mode": (_one_of("Copy", "OnDemand"), "Copy"),
+        "resume": (boolean, False),
+    },
+)
+receive_migration = struct(
+    "VmReceiveMigrationData",
+    {
+        "receiver_url": (string, REQUIRED),
+        "tls_dir": (path, None),
+        "memory_mode": (_one_of("Precopy", "Postcopy"), "Precopy"),
+    },
+)
+send_migration = struct(
+    "VmSendMigrationData",
+    {
+        "destination_url": (string, REQUIRED),
+        "local": (boolean, False),
+        "downtime_ms": (nonzero(u64, "u64"), 300),
+        "timeout_s": (nonzero(u64, "u64"), 3600),
+        "timeout_strategy": (_one_of("Cancel", "Ignore"), "Cancel"),
+        "connections": (nonzero(u32, "u32"), 1),
+        "tls_dir": (path, None),
+        "memory_mode": (_one_of("Precopy", "Postcopy"), "Precopy"),
+    },
+)
 
 
 # ---- What is checked when the VM boots or gets a device (vmm/src/config.rs) ----

@@ -37,8 +37,8 @@ def _detect(fd: int, size: int) -> str:
 class Disk:
     """An image that is open and locked for one VM."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        """Open and lock; fill in the ``image_type`` that was detected."""
+    def __init__(self, config: dict[str, Any], *, lock: bool = True) -> None:
+        """Open and, with ``lock``, lock; fill in the ``image_type`` that was detected."""
         if "path" not in config:
             raise _failed("No disk path was specified when one was expected")
         if "rate_limiter_config" in config or "rate_limit_group" in config:
@@ -51,10 +51,12 @@ class Disk:
             raise _failed("Cannot open disk path", f"I/O error (path={path} op=open)", os_error(error)) from error
         try:
             self._open(config)
+            self.config = config
+            if lock:
+                self.lock(True)
         except BaseException:
             os.close(self.fd)
             raise
-        self.config = config
 
     def _open(self, config: dict[str, Any]) -> None:
         path, wanted = config["path"], config["image_type"]
@@ -73,13 +75,17 @@ class Disk:
         self.image_type = detected
         self.guards_sector_0 = wanted == "Unknown" and detected == "Raw"
         config["image_type"] = detected
-        kind, name = (fcntl.F_RDLCK, "Read") if config["readonly"] else (fcntl.F_WRLCK, "Write")
+
+    def lock(self, held: bool) -> None:
+        """Take the image's lock, or give it back."""
+        kind, name = (fcntl.F_RDLCK, "Read") if self.config["readonly"] else (fcntl.F_WRLCK, "Write")
+        kind = kind if held else fcntl.F_UNLCK
         try:
             fcntl.fcntl(self.fd, F_OFD_SETLK, struct.pack("=hhxxxxqqixxxx", kind, os.SEEK_SET, 0, 0, 0))
         except OSError as error:
             raise _failed(
                 "Cannot lock images of all block devices",
-                f"Failed to get {name} lock for disk image: {path}",
+                f"Failed to get {name} lock for disk image: {self.config['path']}",
                 "The file is already locked",
             ) from error
 

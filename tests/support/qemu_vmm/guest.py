@@ -86,8 +86,14 @@ class Guest:
         config: Json,
         consoles: dict[str, Console],
         on_exit: Callable[[Guest, Ending], None],
+        saved: Json | None = None,
+        *,
+        lock_disks: bool = True,
     ) -> None:
+        """Boot, or with ``saved``, what ``state`` returned of another, wait for its stream."""
         self.config = config
+        self._saved = saved
+        self._lock_disks = lock_disks
         self.devices: dict[str, Device] = {}
         self._on_exit = on_exit
         self._unplugged = threading.Condition()
@@ -96,7 +102,15 @@ class Guest:
         self._slot = 1
         self._free_ports = list(range(SPARE_PORTS))
         self._port_of: dict[str, int] = {}
+        self._boot_cpus = int(config["cpus"]["boot_vcpus"])
         self._boot_memory = self._memory = int(config["memory"]["size"])
+        # What was plugged in besides disks and NICs, as QEMU's -device and -object take it.
+        self._plugged: list[list[str]] = []
+        self._places: dict[str, list[str]] = {}
+        if saved is not None:
+            self._number, self._boot_cpus = saved["number"], saved["boot_cpus"]
+            self._boot_memory, self._memory = saved["boot_memory"], saved["memory"]
+            self._plugged, self._places = saved["plugged"], saved["places"]
         self._pass: list[int] = []
         self._check_files()
         self.tiny = is_tiny(config["payload"])
@@ -156,17 +170,15 @@ class Guest:
         if self.tiny:
             # Without ACPI nothing else sits at the shutdown port.
             argv += ["-machine", "pc,acpi=off", "-device", f"isa-debug-exit,iobase={SHUTDOWN_PORT},iosize=1"]
-            argv += ["-smp", f"cpus={cpus['boot_vcpus']}", "-m", f"size={memory['size']}B"]
+            argv += ["-smp", f"cpus={self._boot_cpus}", "-m", f"size={self._boot_memory}B"]
             argv += ["-device", "pci-bridge,id=hotplug,chassis_nr=1,shpc=on,addr=0x1e"]
             self._slot = 2
         else:
             argv += ["-machine", "q35"]
-            argv += ["-smp", f"cpus={cpus['boot_vcpus']},maxcpus={cpus['max_vcpus']}"]
+            argv += ["-smp", f"cpus={self._boot_cpus},maxcpus={cpus['max_vcpus']}"]
             hotplug = memory.get("hotplug_size", 0)
-            argv += [
-                "-m",
-                f"size={memory['size']}B" + (f",slots=8,maxmem={memory['size'] + hotplug}B" * bool(hotplug)),
-            ]
+            slots = f",slots=8,maxmem={self._boot_memory + hotplug}B" * bool(hotplug)
+            argv += ["-m", f"size={self._boot_memory}B{slots}"]
             for port in range(SPARE_PORTS):
                 argv += [
                     "-device",
@@ -216,6 +228,11 @@ class Guest:
             argv += ["-device", f"i6300esb,{self._place('__watchdog')}", "-action", "watchdog=reset"]
         if config["pvpanic"]:
             argv += ["-device", "pvpanic"]
+        for plugged in self._plugged:
+            argv += plugged
+        if self._saved is not None:
+            self._slot = self._saved["slot"]
+            argv += ["-S", "-incoming", "defer"]
         return argv
 
     def _platform(self) -> list[str]:
@@ -317,7 +334,13 @@ class Guest:
         return Device(name=name, qid=f"d{self._names}")
 
     def _place(self, name: str) -> str:
-        """Put a device that is there from the start into the next slot."""
+        """Put a device that is there from the start into the next slot, one that was plugged in where it was."""
+        if name in self._places:
+            place, self.devices[name].bdf = self._places[name]
+            if "port" in place:
+                self._port_of[name] = int(place.removeprefix("bus=port"))
+                self._free_ports.remove(self._port_of[name])
+            return str(place)
         bdf = f"0000:00:{self._slot:02x}.0"
         self.devices.setdefault(name, Device(name=name, qid="")).bdf = bdf
         place = f"addr={self._slot:#x}"
@@ -326,7 +349,7 @@ class Guest:
 
     def _disk(self, config: Json) -> tuple[Device, list[Json], Json]:
         device = self._name("disk", config)
-        device.disk = Disk(config)
+        device.disk = Disk(config, lock=self._lock_disks)
         self.devices[device.name] = device
         properties = {
             "driver": "virtio-blk-pci",
@@ -412,6 +435,7 @@ class Guest:
             if device.name in self._port_of:
                 self._free_ports.append(self._port_of.pop(device.name))
             raise
+        self._places[device.name] = [",".join(f"{key}={value}" for key, value in place.items()), device.bdf]
         return {"id": device.name, "bdf": device.bdf}
 
     def remove(self, name: str) -> None:
@@ -456,8 +480,9 @@ class Guest:
             free = [slot for slot in reversed(slots) if "qom-path" not in slot]
             used = [slot for slot in slots if "qom-path" in slot]
             for slot in free[: max(0, wanted - len(used))]:
-                name = f"cpu{slots.index(slot)}"
-                self.qmp.command("device_add", driver=slot["type"], id=name, **slot["props"])
+                cpu = {"driver": slot["type"], "id": f"cpu{slots.index(slot)}", **slot["props"]}
+                self.qmp.command("device_add", **cpu)
+                self._plugged.append(["-device", _joined(cpu)])
             if wanted < len(used):
                 # QEMU 7.2 crashes when TCG's vCPU goes whose thread has run.
                 raise not_emulated("fewer vCPUs than the guest has")
@@ -476,11 +501,14 @@ class Guest:
                 raise Refused("Memory manager error", "Not enough space in the hotplug RAM region")
             if not self.tiny:
                 name = f"mem{self._memory}"
+                backend = {"qom-type": "memory-backend-ram", "id": name, "size": more}
+                dimm = {"driver": "pc-dimm", "id": f"dimm-{name}", "memdev": name}
                 try:
-                    self.qmp.command("object-add", **{"qom-type": "memory-backend-ram", "id": name, "size": more})
-                    self.qmp.command("device_add", driver="pc-dimm", id=f"dimm-{name}", memdev=name)
+                    self.qmp.command("object-add", **backend)
+                    self.qmp.command("device_add", **dimm)
                 except QmpError as error:
                     raise Refused("Memory manager error", str(error)) from error
+                self._plugged.append(["-object", _joined(backend, first="qom-type"), "-device", _joined(dimm)])
             self._memory = wanted
         memory["size"] = wanted  # for the next boot, whatever came of it now
 
@@ -520,6 +548,33 @@ class Guest:
 
     def _tap_of(self, name: str) -> str:
         return next((str(net["tap"]) for net in self.config["net"] if net.get("id") == name), "")
+
+    # ---- To and from elsewhere ----
+
+    def state(self) -> Json:
+        """Return what another Guest needs, beside the configuration and the stream, to go on where this one is."""
+        if any(device.removing for device in self.devices.values()):
+            raise not_emulated("a snapshot or migration of a guest that has not let go of a removed device,")
+        return {
+            "number": self._number,
+            "boot_cpus": self._boot_cpus,
+            "boot_memory": self._boot_memory,
+            "memory": self._memory,
+            "plugged": self._plugged,
+            "places": {name: place for name, place in self._places.items() if name in self.devices},
+            "slot": self._slot,
+        }
+
+    def lock_disks(self, held: bool) -> None:
+        """Take the locks of all disks, or give them back."""
+        self._lock_disks = held
+        for device in self.devices.values():
+            if device.disk is not None:
+                device.disk.lock(held)
+
+    def go_on(self) -> None:
+        """Let the vCPUs run, whatever stopped them."""
+        self.qmp.command("cont")
 
     # ---- The end ----
 

@@ -67,13 +67,17 @@ CHANGES: dict[str, tuple[str, Callable[..., Any], model.Parse]] = {
     "vm.add-vdpa": ("The vDPA device could not be added to the VM", _other("vdpa"), _anything),
     "vm.add-vsock": ("The vsock device could not be added to the VM", Vmm.add_vsock, model.vsock),
     "vm.create": ("The VM could not be created", Vmm.create, model.vm),
-    "vm.receive-migration": ("Error receiving migration", Vmm.migrate, _anything),
+    "vm.receive-migration": ("Error receiving migration", Vmm.receive_migration, model.receive_migration),
     "vm.remove-device": ("The device could not be removed from the VM", Vmm.remove_device, model.remove_device),
     "vm.resize": ("The VM could not be resized", Vmm.resize, model.resize),
     "vm.resize-disk": ("The disk could not be resized", Vmm.resize_disk, model.resize_disk),
     "vm.resize-zone": ("The memory zone could not be resized", Vmm.resize_zone, model.resize_zone),
     "vm.restore": ("The VM could not be restored", Vmm.restore, model.restore),
-    "vm.send-migration": ("Error dispatching the migration worker", Vmm.migrate, _anything),
+    "vm.send-migration": (
+        "Error dispatching the migration worker",
+        Vmm.send_migration,
+        model.send_migration,
+    ),
     "vm.snapshot": ("The VM could not be snapshotted", Vmm.snapshot, model.snapshot),
 }
 

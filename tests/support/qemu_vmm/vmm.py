@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from . import config as model
+from . import guest_migration, migration
 from .console import Console
 from .errors import Refused, not_emulated, os_error
 from .events import Events
@@ -29,6 +30,7 @@ BUILD_VERSION = "v53.0-qemu-stand-in"
 NOT_CREATED = "VM is not created"
 NOT_RUNNING = "VM is not running"
 ALREADY_CREATED = "VM is already created"
+MIGRATING = "VM is currently migrating and can't be modified"
 
 
 class Vmm:
@@ -42,6 +44,8 @@ class Vmm:
         self.config: Json | None = None
         self.guest: Guest | None = None
         self.paused = False
+        # What vm.info answers while the VM is on its way to another VMM.
+        self._migrating: Json | None = None
         self._consoles: dict[str, Console] = {}
         self._vsock: socket.socket | None = None
         events.emit("vmm", "starting")
@@ -220,6 +224,8 @@ class Vmm:
     def reboot(self) -> None:
         """Start the guest anew, without asking it."""
         self._events.emit("vm", "rebooting")
+        if self._migrating is not None:
+            raise Refused(MIGRATING)
         if self.guest is None:
             raise Refused(NOT_CREATED)
         self._stop_guest()
@@ -257,6 +263,8 @@ class Vmm:
         self._running().qmp.command("inject-nmi")
 
     def _running(self) -> Guest:
+        if self._migrating is not None:
+            raise Refused(MIGRATING)
         if self.guest is None:
             raise Refused(NOT_RUNNING)
         return self.guest
@@ -265,6 +273,8 @@ class Vmm:
 
     def info(self) -> Json:
         """Return the VM's configuration and state."""
+        if self._migrating is not None:
+            return self._migrating
         if self.config is None:
             raise Refused(NOT_CREATED)
         if self.guest is None:
@@ -283,6 +293,8 @@ class Vmm:
     # ---- Changes ----
 
     def _created(self) -> Json:
+        if self._migrating is not None:
+            raise Refused(MIGRATING)
         if self.config is None:
             raise Refused(NOT_CREATED)
         return self.config
@@ -370,26 +382,154 @@ class Vmm:
         if not found and self.guest is None:
             raise Refused(f'No device with id "{name}" to remove')
 
+    # ---- Snapshots and migration ----
+
     def snapshot(self, wanted: Json) -> None:
-        """Refuse: the snapshot of a paused VM comes later."""
-        self._running()
+        """Write the paused VM to a directory."""
+        guest = self._running()
+        self._events.emit("vm", "snapshotting")
         if not self.paused:
             raise Refused(
                 "Cannot snapshot VM",
                 "Failed to snapshot migratable component",
                 "Trying to snapshot while VM is running",
             )
-        raise not_emulated("a snapshot")
+        if guest.qmp.command("query-status")["status"] == "postmigrate":
+            raise not_emulated("a second snapshot of a guest that did not run since the first")
+        state = guest.state()
+        try:
+            path = migration.directory(wanted["destination_url"])
+            migration.write(path / migration.CONFIG, "VM config", self.config or {})
+            migration.write(path / migration.STATE, "VM state", state)
+            memory = migration.create(path / migration.MEMORY, "VM memory")
+            try:
+                guest_migration.send(guest.qmp, memory)
+            finally:
+                os.close(memory)
+        except Refused as error:
+            raise Refused("Cannot send VM snapshot", *error.causes) from error
+        self._events.emit("vm", "snapshotted")
 
     def restore(self, wanted: Json) -> None:
-        """Refuse."""
+        """Make a paused VM of a snapshot."""
         if self.config is not None or self.guest is not None:
             raise Refused(ALREADY_CREATED)
-        raise not_emulated("the restoration of a snapshot")
+        if wanted["memory_restore_mode"] != "Copy":
+            raise not_emulated("the restoration of memory on demand")
+        try:
+            path = migration.directory(wanted["source_url"])
+            config = migration.read(path / migration.CONFIG, "VM config")
+            state = migration.read(path / migration.STATE, "VM state")
+        except Refused as error:
+            raise Refused("Cannot restore VM", *error.causes) from error
+        self._events.emit("vm", "restoring")
+        try:
+            with (path / migration.MEMORY).open("rb") as memory:
+                self._take_over(config, state)
+                guest_migration.receive(self._running().qmp, memory.fileno())
+        except (Refused, OSError) as error:
+            self.delete()
+            if isinstance(error, Refused):
+                raise
+            raise Refused("Cannot restore VM", migration.RECEIVING, os_error(error)) from error
+        self._events.emit("vm", "restored")
+        if wanted["resume"]:
+            self.resume()
 
-    def migrate(self, wanted: Any) -> None:
-        """Refuse."""
-        raise not_emulated("migration")
+    def _take_over(self, config: Json, state: Json, *, lock_disks: bool = True) -> None:
+        """Start a guest that waits for another's stream."""
+        self.config = model.vm(config)
+        self._open_consoles()
+        self._listen_vsock()
+        self.guest = Guest(self.config, self._consoles, self._guest_ended, state, lock_disks=lock_disks)
+        self.paused = True
+
+    def receive_migration(self, wanted: Json) -> None:
+        """Take another VMM's VM over. As in the real VMM, nothing else is answered meanwhile, and no signal is heeded."""
+        if self.guest is not None:
+            raise Refused(migration.RECEIVING, "Can't receive a migration when a VM is already created")
+        migration.check_receive(wanted)
+        with migration.listen(wanted["receiver_url"]) as listener:
+            self._events.emit("vm", "migration-receive-ready")
+            connection, _address = listener.accept()
+        self._events.emit("vm", "migration-receive-started")
+        with connection:
+            asked = migration.receive(connection)
+            try:
+                self._take_over(asked["config"], asked["state"], lock_disks=False)
+                guest = self._running()
+                migration.send(connection, {"ok": True})
+                guest_migration.receive(guest.qmp, connection.fileno())
+                migration.send(connection, {"ok": True})
+                asked = migration.receive(connection)
+                guest.lock_disks(True)
+                if asked["command"] == "complete":
+                    self.resume()
+                migration.send(connection, {"ok": True})
+            except Refused as error:
+                print(f"Migration aborted: {error}", file=sys.stderr, flush=True)
+                with suppress(Refused):
+                    migration.send(connection, {"ok": False})
+                self._stop_guest()
+                self._close()
+                if error.causes[0] == "Socket error":
+                    raise  # the real VMM keeps the configuration then
+                self.config = None
+                self._events.emit("vm", "migration-receive-failed")
+                raise Refused(
+                    "Failed to complete migration for migratable component", "Migration was aborted"
+                ) from error
+        self._events.emit("vm", "migration-receive-finished")
+
+    def send_migration(self, wanted: Json) -> None:
+        """Begin to hand the VM over to another VMM; the outcome shows in the events and in whether this VMM ends."""
+        if self._migrating is not None:
+            raise Refused(migration.SENDING, "There is already an ongoing migration")
+        if self.guest is None or self.config is None:
+            raise Refused(migration.SENDING, NOT_RUNNING)
+        migration.check_send(wanted)
+        if wanted["local"] and not (self.config["memory"]["shared"] or self.config["memory"]["hugepages"]):
+            raise Refused(migration.SENDING, "Local migration requires shared memory or hugepages enabled")
+        guest, state = self.guest, self.guest.state()
+        self._migrating = self.info()
+        threading.Thread(target=self._send, args=(guest, self.config, state, wanted), daemon=True).start()
+
+    def _send(self, guest: Guest, config: Json, state: Json, wanted: Json) -> None:
+        """Do the work of send_migration, in a thread of its own."""
+        self._events.emit("vm", "migration-started")
+        failure: Exception | None = None
+        try:
+            with migration.connect(wanted["destination_url"]) as connection:
+                migration.ask(connection, {"command": "start", "config": config, "state": state})
+                guest_migration.send(
+                    guest.qmp,
+                    connection.fileno(),
+                    downtime_ms=wanted["downtime_ms"],
+                    timeout_s=wanted["timeout_s"],
+                    at_timeout=wanted["timeout_strategy"],
+                )
+                if not migration.receive(connection).get("ok"):
+                    raise Refused(migration.SENDING, "The receiving VMM failed to restore the state")
+                guest.lock_disks(False)
+                migration.ask(connection, {"command": "complete_paused" if self.paused else "complete"})
+        except (Refused, QmpError, OSError) as error:
+            failure = error
+        self._events.emit("vm", "migration-failed" if failure else "migration-finished")
+        self._queue.put(lambda: self._sent(failure))
+
+    def _sent(self, failure: Exception | None) -> None:
+        self._migrating = None
+        if failure is None:
+            self._stop_guest()
+            self._last_events()
+            self._end(0)
+            return
+        print(f"Migration failed: {failure}", file=sys.stderr, flush=True)
+        if self.guest is not None:
+            with suppress(QmpError):
+                self.guest.lock_disks(True)
+                if not self.paused:
+                    self.guest.go_on()
 
 
 def _transition(what: str, state: str) -> Refused:
