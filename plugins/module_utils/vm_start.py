@@ -17,7 +17,7 @@ from . import tap, vm_record, vm_stop, vmm_versions
 from .errors import MicrovmError
 from .vm_config import Spec
 from .vm_state import Vm
-from .vmm_api import VmmUnreachable
+from .vmm_api import VmmClient, VmmUnreachable
 from .vmm_process import wait_for_end
 
 _API_SECONDS = 20.0
@@ -41,8 +41,11 @@ def identities(spec: Spec, *, check_mode: bool) -> dict[str, list[int]]:
     return identities
 
 
-def start(vm: Vm, spec: Spec) -> None:
-    """Make the TAPs, start the VMM and create the VM. What was made is gone where this fails."""
+def start(vm: Vm, spec: Spec, fill: Callable[[VmmClient], None] | None = None) -> None:
+    """Make the TAPs, start the VMM and create the VM. What was made is gone where this fails.
+
+    ``fill`` puts the VM into the VMM by other means, such as from a snapshot.
+    """
     binary = shutil.which(spec.vmm)
     if binary is None:
         raise MicrovmError(f"'{spec.vmm}' is not there, or cannot be run", option="vmm")
@@ -57,7 +60,10 @@ def start(vm: Vm, spec: Spec) -> None:
         argv = [binary, "--api-socket", f"path={vm.paths.api_socket}", "--event-monitor", f"path={vm.paths.event_log}"]
         vm.supervisor.start(argv)
         _wait_for_api(vm)
-        vm.client().create(config)
+        if fill is None:
+            vm.client().create(config)
+        else:
+            fill(vm.client())
     except BaseException as error:
         _undo_start(vm, made)
         if isinstance(error, MicrovmError):
@@ -88,6 +94,11 @@ def boot(vm: Vm, spec: Spec, before: Callable[[], None] | None = None) -> None:
         if isinstance(error, MicrovmError):
             error.message = f"the VM did not boot, and what was made for it is gone again: {error.message}; {words}"
         raise
+    note_boot(vm, spec)
+
+
+def note_boot(vm: Vm, spec: Spec) -> None:
+    """Put on record what the VM runs with, and from which files."""
     record = vm_record.read(vm.paths) or {}
     booted = {"config": spec.config, "files": identities(spec, check_mode=False)}
     vm_record.write(vm.paths, {**record, "booted": booted})
