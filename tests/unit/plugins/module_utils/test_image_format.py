@@ -87,26 +87,19 @@ def test_a_backing_file_is_refused_by_its_name(tmp_path: Path, compat: str, name
 
 
 @qemu
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("-o", "data_file={place}/data"), "names an external data file, which could be any file of the host"),
-        (
-            (
-                "--object",
-                "secret,id=key,data=x",
-                "-o",
-                "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10",
-            ),
-            "is encrypted",
-        ),
-    ],
-)
-def test_what_qemu_img_could_not_read_by_itself_is_refused(
-    tmp_path: Path, options: tuple[str, ...], message: str
-) -> None:
-    options = tuple(option.format(place=tmp_path) for option in options)
-    assert message in refused(created(tmp_path / "disk", "qcow2", *options))
+def test_an_external_data_file_is_refused(tmp_path: Path) -> None:
+    made = created(tmp_path / "disk", "qcow2", "-o", f"data_file={tmp_path / 'data'}")
+    assert "names an external data file, which could be any file of the host" in refused(made)
+
+
+@qemu
+@pytest.mark.parametrize("method", [1, 2])
+def test_an_encrypted_image_is_refused(tmp_path: Path, method: int) -> None:
+    made = created(tmp_path / "disk", "qcow2")
+    with made.open("r+b") as file:
+        file.seek(35)  # the last byte of crypt_method; making such an image takes a key that qemu-img derives slowly
+        file.write(bytes([method]))
+    assert "is encrypted" in refused(made)
 
 
 @pytest.mark.parametrize(
