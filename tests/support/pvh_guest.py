@@ -4,7 +4,8 @@
 
 """A guest of some ninety bytes, that starts in milliseconds: 32-bit code in an ELF with a PVH entry point.
 
-It prints BANNER on the serial port and echoes what it reads there. POWER_OFF ends it (Cloud Hypervisor's ACPI shutdown
+It prints BANNER on the serial port and echoes what it reads there, which keeps its processor busy; an idle one halts
+after the banner, and only the VMM ends it. POWER_OFF ends it (Cloud Hypervisor's ACPI shutdown
 device, vmm/src/vm.rs and devices/src/acpi.rs), RESET resets the machine through the keyboard controller.
 """
 
@@ -24,7 +25,8 @@ XEN_ELFNOTE_PHYS32_ENTRY = 18  # include/xen/interface/elfnote.h: where a PVH gu
 
 # One instruction a line, for the flat 32-bit mode that PVH starts a guest in. A label stands before its instruction;
 # an instruction that jumps is its opcode and the label, a short jump.
-CODE: list[str | bytes | tuple[bytes, str]] = [
+Code = list[str | bytes | tuple[bytes, str]]
+CODE: Code = [
     b"\xbe" + struct.pack("<I", LOAD_ADDRESS + 0x80),  # mov  esi, banner
     "banner",
     b"\xac",  # lodsb
@@ -69,16 +71,19 @@ CODE: list[str | bytes | tuple[bytes, str]] = [
 ]
 
 
-def _assemble() -> bytes:
+IDLE: Code = [*CODE[: CODE.index("read") + 1], b"\xf4", (b"\xeb", "read")]  # hlt; jmp read
+
+
+def _assemble(source: Code) -> bytes:
     labels: dict[str, int] = {}
     position = 0
-    for part in CODE:
+    for part in source:
         if isinstance(part, str):
             labels[part] = position
         else:
             position += len(part)  # a jump is two bytes too: its opcode and the distance
     code = b""
-    for part in CODE:
+    for part in source:
         if isinstance(part, bytes):
             code += part
         elif isinstance(part, tuple):
@@ -86,9 +91,9 @@ def _assemble() -> bytes:
     return code.ljust(0x80, b"\x90") + BANNER + b"\0"
 
 
-def image() -> bytes:
+def image(*, idle: bool = False) -> bytes:
     """Return the ELF file: a program header each for the code and for the note that names the entry point."""
-    code = _assemble()
+    code = _assemble(IDLE if idle else CODE)
     note = struct.pack("<III4sQ", 4, 8, XEN_ELFNOTE_PHYS32_ENTRY, b"Xen\0", LOAD_ADDRESS)
     ident = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)  # 64-bit, little-endian: the only ELF that Cloud Hypervisor reads
     executable, x86_64, load, notes = 2, 62, 1, 4
@@ -100,7 +105,7 @@ def image() -> bytes:
     return ((header + segments).ljust(NOTE_OFFSET, b"\0") + note).ljust(FILE_OFFSET, b"\0") + code
 
 
-def write(path: Path) -> Path:
+def write(path: Path, *, idle: bool = False) -> Path:
     """Write the guest to ``path`` and return it."""
-    path.write_bytes(image())
+    path.write_bytes(image(idle=idle))
     return path
