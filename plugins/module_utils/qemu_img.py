@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -72,3 +73,19 @@ def size_of(path: Path, format: Format) -> int:
     if header[:4] != b"QFI\xfb" or len(header) < 32:
         raise ValueError(f"'{path}' is not a qcow2 image")
     return int.from_bytes(header[24:32], "big")
+
+
+def backing_file(path: Path) -> Path | None:
+    """Return the file that a qcow2 image is based on, without running qemu-img; None for an image with no such file.
+
+    Its name stands at the offset in bytes 8 to 15 of the header, its length in bytes 16 to 19 (QEMU, docs/interop/qcow2.txt).
+    """
+    with path.open("rb") as file:
+        header = file.read(20)
+        if header[:4] != b"QFI\xfb" or len(header) < 20:
+            return None
+        offset, length = int.from_bytes(header[8:16], "big"), int.from_bytes(header[16:20], "big")
+        if not offset or not 0 < length <= 1023:
+            return None
+        file.seek(offset)
+        return path.parent / os.fsdecode(file.read(length))

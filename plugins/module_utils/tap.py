@@ -94,9 +94,23 @@ def _missing_addresses(runner: Runner, tap: Tap) -> list[str]:
     return [address for address in tap.addresses if ip_interface(address) not in there]
 
 
+def _owner(name: str) -> int:
+    """Return the user id that may open a TAP, -1 for root alone."""
+    try:
+        return int((_SYS / name / "owner").read_text())
+    except OSError:
+        return -1
+
+
 def ensure(runner: Runner, tap: Tap) -> bool:
-    """Make the TAP, or what it lacks; return whether it was made. Raises CommandFailed; a new one is gone then."""
+    """Make the TAP, or what it lacks; return whether it was made. Raises CommandFailed; a new one is gone then.
+
+    One that no VMM has open is made anew where its owner is another.
+    """
     made = not exists(tap.name)
+    if not made and tap.owner not in (None, _owner(tap.name)) and not has_carrier(tap.name):
+        remove(runner, tap.name)
+        made = True
     if made:
         argv = ["ip", "tuntap", "add", "dev", tap.name, "mode", "tap", "vnet_hdr"]
         runner.run(argv if tap.owner is None else [*argv, "user", str(tap.owner)])

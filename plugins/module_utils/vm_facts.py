@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from . import vm_life, vm_user
 from .bulk import Outcome
 from .errors import MicrovmError
 from .names import check_vm_name
@@ -29,7 +30,12 @@ def describe(vm: Vm, now: Current) -> dict[str, Any]:
         with suppress(MicrovmError):
             version = vm.client().ping()["version"]
     alive = now.pid is not None
+    life = None if alive else vm_life.lost(vm_life.read(vm.paths), shut_down=_told_of_its_end(vm))
     return {
+        "supervisor": vm.supervisor.kind,
+        "user": vm_user.user_name(vm.paths.name) if vm.supervisor.unprivileged else None,
+        "enabled": vm.supervisor.enabled(),
+        "ended": None if life is None or life.reason is None else {"reason": life.reason, "detail": life.detail},
         "state": now.state,
         "pid": now.pid,
         "vmm_version": version,
@@ -60,14 +66,29 @@ def gather(item: Mapping[str, Any], *, state_dir: Path, run_dir: Path, runner: R
     if now.state in ("running", "paused"):
         with suppress(MicrovmError):
             counters = vm.client().counters()
+    described = describe(vm, now)
+    died = described["ended"] is not None and described["ended"]["reason"] in (
+        "guest_shutdown",
+        "crashed",
+        "oom_killed",
+    )
     facts = {
-        **describe(vm, now),
-        "vmm_died": now.stale,
+        **described,
+        "vmm_died": now.stale or died,
         "uptime": _uptime(now.pid),
         "config": now.info.get("config") or (now.record or {}).get("config"),
         "counters": dict(counters),
     }
     return Outcome(changed=False, facts=facts)
+
+
+def _told_of_its_end(vm: Vm) -> bool:
+    """Return whether the VMM has written of its own end to its event log, as one does whose guest has powered off."""
+    try:
+        events = vm.paths.event_log.read_text(errors="replace")
+    except OSError:
+        return False
+    return '"shutdown"' in events
 
 
 def _uptime(pid: int | None) -> int | None:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from . import tap, vm_config, vm_facts, vm_plan, vm_record, vm_start, vm_stop, vmm_versions
+from . import tap, vm_config, vm_facts, vm_plan, vm_record, vm_start, vm_stop, vm_unit, vmm_versions
 from .bulk import Outcome
 from .errors import MicrovmError
 from .files import locked_directory
@@ -22,6 +22,10 @@ from .vm_config import Spec
 from .vm_paths import Paths
 from .vm_plan import Step, Wanted
 from .vm_state import Current, State, Vm, current
+from .vm_unit import UnitStep
+
+# The steps whose names do not say what was done.
+_SAID = {"record": "recorded what is asked", "unit": "wrote the unit"}
 
 
 def ensure(
@@ -38,9 +42,17 @@ def ensure(
     ``before_boot`` is called once the VM is created, and before its guest runs.
     """
     name = check_vm_name(item["name"])
-    vm = Vm.of(name, state_dir=state_dir, run_dir=run_dir, runner=runner)
+    vm = Vm.of(
+        name,
+        state_dir=state_dir,
+        run_dir=run_dir,
+        runner=runner,
+        supervisor=item.get("supervisor"),
+        unit=item.get("unit"),
+    )
     wanted: Wanted = item.get("state") or "running"
     with locked_directory(vm.paths.state, make=wanted != "absent" and not check_mode, mode=0o700):
+        vm.supervisor.settle()
         now = current(vm)
         spec = _asked(item, vm.paths, now, wanted)
         asked_anew = spec is not None and (now.record is None or _differs(now.record, item, spec))
@@ -56,6 +68,7 @@ def ensure(
                     steps += ["pause"] if wanted == "paused" else []
                     reasons = []
             steps += _tap_steps(vm, spec, steps)
+        steps = _with_unit_steps(steps, vm_unit.steps(vm, spec, _asked_options(item, now), wanted))
         before = now.state
         stopped_by = None
         if not check_mode:
@@ -71,7 +84,7 @@ def ensure(
         facts=facts,
         before={"state": before, **_shown(now.record if check_mode else None)},
         after={"state": after, **({"config": spec.config} if spec is not None and asked_anew else {})},
-        actions=tuple("recorded what is asked" if step == "record" else step for step in steps),
+        actions=tuple(_SAID.get(step, step) for step in steps),
     )
 
 
@@ -104,7 +117,17 @@ def _asked(item: Mapping[str, Any], paths: Paths, now: Current, wanted: Wanted) 
 
 
 def _options(item: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in item.items() if key not in ("state", "apply", "grace") and value is not None}
+    return {key: value for key, value in item.items() if key not in ("state", "apply") and value is not None}
+
+
+def _asked_options(item: Mapping[str, Any], now: Current) -> Mapping[str, Any]:
+    return _options(item) if item.get("payload") is not None or now.record is None else now.record["options"]
+
+
+def _with_unit_steps(steps: list[Any], unit_steps: list[UnitStep]) -> list[Any]:
+    """Put what the unit says behind the record, which it is made of, and before what is done with the unit."""
+    recorded = 1 if "record" in steps else 0
+    return [*steps[:recorded], *unit_steps, *steps[recorded:]]
 
 
 def _differs(record: Mapping[str, Any], item: Mapping[str, Any], spec: Spec) -> bool:
@@ -143,6 +166,8 @@ def _apply(
             vm.client().act(step)
         elif step == "boot" and spec is not None:
             vm_start.boot(vm, spec, before_boot)
+        elif step in ("unit", "enable", "disable"):
+            vm_unit.apply(vm, step, spec, _asked_options(item, now))
         elif spec is not None:
             _apply_spec(vm, step, item, spec, now)
     return stopped_by
@@ -151,8 +176,7 @@ def _apply(
 def _apply_spec(vm: Vm, step: Any, item: Mapping[str, Any], spec: Spec, now: Current) -> None:
     if step == "record":
         booted = {} if now.record is None else {"booted": now.record.get("booted")}
-        options = _options(item) if item.get("payload") is not None or now.record is None else now.record["options"]
-        vm_record.write(vm.paths, {"options": options, "config": spec.config, **booted})
+        vm_record.write(vm.paths, {"options": _asked_options(item, now), "config": spec.config, **booted})
     elif step == "start":
         vm_start.start(vm, spec)
     else:  # what a TAP of a living VM lacks
@@ -161,11 +185,14 @@ def _apply_spec(vm: Vm, step: Any, item: Mapping[str, Any], spec: Spec, now: Cur
 
 
 def _remove(vm: Vm, now: Current) -> None:
-    """Remove the TAPs on record, and what ch_vm has written. Disks are not its own: they stay."""
+    """Remove the TAPs on record, and what ch_vm has made. Disks are not its own: they stay, and are root's again."""
     vm_stop.clean(vm)
-    for net in (now.record or {}).get("config", {}).get("net", ()):
+    config = (now.record or {}).get("config", {})
+    for net in config.get("net", ()):
         tap.remove(vm.runner, net["tap"])
+    vm_unit.remove(vm, config)
     vm.paths.serial_log.unlink(missing_ok=True)
+    vm.paths.life.unlink(missing_ok=True)
     vm.paths.record.unlink(missing_ok=True)
     with suppress(OSError):  # there are disks
         vm.paths.state.rmdir()

@@ -29,6 +29,11 @@ class Paths:
         return self.state / "vm.json"
 
     @property
+    def life(self) -> Path:
+        """How far the VM has come, and how it ended."""
+        return self.state / "life.json"
+
+    @property
     def serial_log(self) -> Path:
         """The serial port's output, where its mode is file. It outlives the VMM, and a reboot of the host."""
         return self.state / "serial.log"

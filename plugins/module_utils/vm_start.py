@@ -6,19 +6,16 @@
 
 from __future__ import annotations
 
-import shutil
-import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
-from . import tap, vm_record, vm_stop, vmm_versions
+from . import landlock, tap, vm_life, vm_prepare, vm_record, vm_stop, vmm_versions
 from .errors import MicrovmError
 from .vm_config import Spec
+from .vm_life import Life
 from .vm_state import Vm
 from .vmm_api import VmmClient, VmmUnreachable
-from .vmm_process import wait_for_end
 
 _API_SECONDS = 20.0
 _POLL_SECONDS = 0.02
@@ -42,33 +39,34 @@ def identities(spec: Spec, *, check_mode: bool) -> dict[str, list[int]]:
 
 
 def start(vm: Vm, spec: Spec, fill: Callable[[VmmClient], None] | None = None) -> None:
-    """Make the TAPs, start the VMM and create the VM. What was made is gone where this fails.
+    """Make what the VM needs, start its VMM and create the VM. What was made is gone where this fails.
 
     ``fill`` puts the VM into the VMM by other means, such as from a snapshot.
     """
-    binary = shutil.which(spec.vmm)
-    if binary is None:
-        raise MicrovmError(f"'{spec.vmm}' is not there, or cannot be run", option="vmm")
-    config = vmm_versions.adapted(spec.config, vmm_versions.installed(vm.runner, spec.vmm))
     made: list[str] = []
     try:
-        for wanted in spec.taps:
-            tap.missing(vm.runner, wanted)
-            if tap.ensure(vm.runner, wanted):
-                made.append(wanted.name)
-        vm.paths.run.mkdir(mode=0o700, parents=True, exist_ok=True)
-        argv = [binary, "--api-socket", f"path={vm.paths.api_socket}", "--event-monitor", f"path={vm.paths.event_log}"]
-        vm.supervisor.start(argv)
-        _wait_for_api(vm)
+        vm_prepare.require_rules(vm, spec)
+        made = vm_prepare.prepare(vm, spec)
+        vm_life.write(vm.paths, Life("starting", held=True))
+        vm.supervisor.start(vm_prepare.arguments(vm, spec))
+        wait_for_api(vm)
         if fill is None:
-            vm.client().create(config)
+            create(vm, spec)
         else:
             fill(vm.client())
     except BaseException as error:
-        _undo_start(vm, made)
+        _undo_start(vm, made, error)
         if isinstance(error, MicrovmError):
             error.message = f"the VM was not started, and what was made for it is gone again: {error.message}"
         raise
+
+
+def create(vm: Vm, spec: Spec) -> None:
+    """Create the VM in its VMM. Raises MicrovmError."""
+    config = vmm_versions.adapted(spec.config, vmm_versions.installed(vm.runner, spec.vmm))
+    if vm.supervisor.unprivileged and landlock.available():
+        config |= landlock.restriction(spec.config, vm.paths)
+    vm.client().create(config)
 
 
 def boot(vm: Vm, spec: Spec, before: Callable[[], None] | None = None) -> None:
@@ -76,25 +74,30 @@ def boot(vm: Vm, spec: Spec, before: Callable[[], None] | None = None) -> None:
     try:
         if before is not None:
             before()
-        vm.client(timeout=max(30.0, spec.boot_timeout)).act("boot")
-        deadline = time.monotonic() + spec.boot_timeout
-        for wanted in spec.taps:
-            while not tap.has_carrier(wanted.name):
-                if vm.supervisor.pid() is None:
-                    raise MicrovmError(f"the VMM ended right after the boot; {_last_words(vm)}")
-                if time.monotonic() > deadline:
-                    raise MicrovmError(
-                        f"the VMM did not take the TAP {wanted.name} within {spec.boot_timeout:g} seconds",
-                        option="nets.tap",
-                    )
-                time.sleep(_POLL_SECONDS)
+        boot_and_wait(vm, spec)
     except BaseException as error:
-        words = _last_words(vm)
-        _undo_start(vm, [wanted.name for wanted in spec.taps])
+        words = vm.supervisor.last_words()
+        _undo_start(vm, [wanted.name for wanted in spec.taps], error)
         if isinstance(error, MicrovmError):
             error.message = f"the VM did not boot, and what was made for it is gone again: {error.message}; {words}"
         raise
     note_boot(vm, spec)
+
+
+def boot_and_wait(vm: Vm, spec: Spec) -> None:
+    """Boot the VM and wait until it holds its TAPs. Raises MicrovmError."""
+    vm.client(timeout=max(30.0, spec.boot_timeout)).act("boot")
+    deadline = time.monotonic() + spec.boot_timeout
+    for wanted in spec.taps:
+        while not tap.has_carrier(wanted.name):
+            if vm.supervisor.pid() is None:
+                raise MicrovmError(f"the VMM ended right after the boot; {vm.supervisor.last_words()}")
+            if time.monotonic() > deadline:
+                raise MicrovmError(
+                    f"the VMM did not take the TAP {wanted.name} within {spec.boot_timeout:g} seconds",
+                    option="nets.tap",
+                )
+            time.sleep(_POLL_SECONDS)
 
 
 def note_boot(vm: Vm, spec: Spec) -> None:
@@ -102,17 +105,19 @@ def note_boot(vm: Vm, spec: Spec) -> None:
     record = vm_record.read(vm.paths) or {}
     booted = {"config": spec.config, "files": identities(spec, check_mode=False)}
     vm_record.write(vm.paths, {**record, "booted": booted})
+    vm_life.write(vm.paths, Life("running"))
 
 
-def _undo_start(vm: Vm, taps: list[str]) -> None:
-    vm.supervisor.signal(signal.SIGKILL)
-    wait_for_end(vm.supervisor, vm_stop.STOP_SECONDS)
+def _undo_start(vm: Vm, taps: list[str], error: BaseException) -> None:
+    vm_stop.stop(vm, grace=0)
     vm_stop.clean(vm)
+    vm_life.write(vm.paths, Life("ended", reason="start_failed", detail=str(error)))
     for name in taps:
         tap.remove(vm.runner, name)
 
 
-def _wait_for_api(vm: Vm) -> None:
+def wait_for_api(vm: Vm) -> None:
+    """Wait until the VMM answers. Raises MicrovmError where it ends before, or takes too long."""
     deadline = time.monotonic() + _API_SECONDS
     while True:
         try:
@@ -120,17 +125,12 @@ def _wait_for_api(vm: Vm) -> None:
             return
         except VmmUnreachable as error:
             if vm.supervisor.pid() is None:
-                raise MicrovmError(f"the VMM ended before its API answered; {_last_words(vm)}", option="vmm") from error
+                raise MicrovmError(
+                    f"the VMM ended before its API answered; {vm.supervisor.last_words()}", option="vmm"
+                ) from error
             if time.monotonic() > deadline:
                 raise MicrovmError(
-                    f"the VMM's API did not answer within {_API_SECONDS:g} seconds; {_last_words(vm)}", option="vmm"
+                    f"the VMM's API did not answer within {_API_SECONDS:g} seconds; {vm.supervisor.last_words()}",
+                    option="vmm",
                 ) from error
         time.sleep(_POLL_SECONDS)
-
-
-def _last_words(vm: Vm) -> str:
-    with suppress(FileNotFoundError):
-        lines = vm.paths.vmm_log.read_text(errors="replace").strip().splitlines()
-        if lines:
-            return f"it said: {' / '.join(lines[-5:])}"
-    return "it said nothing"

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from . import vm_record
+from . import systemd_unit, vm_record
+from .errors import MicrovmError
 from .runner import HostRunner, Runner
+from .systemd_unit import DEFAULT_UNIT, SystemdUnit
 from .vm_paths import Paths
 from .vmm_api import VmmClient, VmmError, VmmUnreachable
 from .vmm_process import DetachedProcess, Supervisor, wait_for_end
@@ -42,15 +44,46 @@ class Vm:
     runner: Runner
 
     @classmethod
-    def of(cls, name: str, *, state_dir: Path, run_dir: Path, runner: Runner | None = None) -> Vm:
-        """Return the tools for the VM ``name``."""
+    def of(
+        cls,
+        name: str,
+        *,
+        state_dir: Path,
+        run_dir: Path,
+        runner: Runner | None = None,
+        supervisor: str | None = None,
+        unit: str | None = None,
+    ) -> Vm:
+        """Return the tools for the VM ``name``.
+
+        ``supervisor`` is ``systemd``, ``process`` or ``auto``, ``unit`` the name of the template unit; the default of both
+        is what is on record. A VMM that runs stays where it is. Raises MicrovmError for a unit that is not installed.
+        """
         paths = Paths.of(name, state_dir=state_dir, run_dir=run_dir)
-        supervisor = DetachedProcess(paths.run, api_socket=paths.api_socket, log=paths.vmm_log)
-        return cls(paths, supervisor, runner or HostRunner())
+        runner = runner or HostRunner()
+        recorded = (vm_record.read(paths) or {}).get("options", {})
+        wanted = supervisor or recorded.get("supervisor") or "auto"
+        template = unit or recorded.get("unit") or DEFAULT_UNIT
+        return cls(paths, _supervisor(paths, runner, wanted, template), runner)
 
     def client(self, timeout: float = 10.0) -> VmmClient:
         """Return a client of the VMM's API."""
         return VmmClient(str(self.paths.api_socket), timeout=timeout)
+
+
+def _supervisor(paths: Paths, runner: Runner, wanted: str, template: str) -> Supervisor:
+    process = DetachedProcess(paths.run, api_socket=paths.api_socket, log=paths.vmm_log)
+    there = systemd_unit.installed(template)
+    if wanted == "systemd" and not there:
+        raise MicrovmError(
+            f"systemd does not run this host, or has no unit '{template}@.service'; have the role "
+            "microvm.cloud_hypervisor.host install it, or choose auto or process",
+            option="supervisor",
+        )
+    if not there or process.pid() is not None:
+        return process
+    unit = SystemdUnit(paths, template=template, runner=runner)
+    return process if wanted == "process" and unit.pid() is None else unit
 
 
 def current(vm: Vm) -> Current:

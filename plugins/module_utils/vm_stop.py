@@ -10,8 +10,11 @@ import shutil
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
+from . import vm_life
 from .errors import MicrovmError
+from .vm_life import Life
 from .vm_state import Vm
 from .vmm_api import VmmClient, VmmError, VmmUnreachable
 from .vmm_process import wait_for_end
@@ -25,6 +28,14 @@ def stop(vm: Vm, *, grace: float) -> str | None:
     The guest is asked with the power button and has ``grace`` seconds. Then the VM is shut down, then the VMM, and the
     process gets TERM and KILL, each where what came before did not end it within 5 seconds.
     """
+    stopped_by = vm.supervisor.stop(grace, partial(ask, vm))
+    if stopped_by is not None:
+        vm_life.write(vm.paths, Life("ended", stopped_by=stopped_by, reason="stopped", detail=stopped_by))
+    return stopped_by
+
+
+def ask(vm: Vm, grace: float) -> str | None:
+    """Do as ``stop`` says, where it is the VMM's process that is to be ended."""
     if vm.supervisor.pid() is None:
         return None
     client = vm.client(timeout=STOP_SECONDS)

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The VMM's process, behind one interface. Here: a detached process of our own."""
+"""The VMM's process, behind one interface. Here: a detached process of our own. systemd_unit.py has the other."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from .errors import MicrovmError
 from .files import replacing
@@ -24,19 +24,42 @@ _POLL_SECONDS = 0.02
 
 
 class Supervisor(Protocol):
-    """What runs one VM's VMM and knows whether it lives."""
+    """What runs one VM's VMM and knows whether it lives.
+
+    ``unprivileged``: the VMM runs as a user of its own.
+    """
+
+    @property
+    def kind(self) -> Literal["systemd", "process"]:
+        """Return which of them it is."""
+
+    @property
+    def unprivileged(self) -> bool:
+        """Return whether the VMM runs as a user of its own."""
+
+    def enabled(self) -> bool | None:
+        """Return whether the VM comes back with the host; None where that is not known."""
+
+    def settle(self) -> None:
+        """Wait for what is going on without us, such as a start with the host or after a crash."""
 
     def pid(self) -> int | None:
         """Return the process id of the living VMM, or None."""
 
     def start(self, argv: Sequence[str]) -> int:
-        """Start the VMM and return its process id."""
+        """Start the VMM and return its process id. Raises MicrovmError."""
+
+    def stop(self, grace: float, ask: Callable[[float], str | None]) -> str | None:
+        """Have ``ask`` called, which asks the VMM to end and the guest before it; return what did it, see vm_stop."""
 
     def signal(self, number: signal.Signals) -> None:
         """Send the living VMM a signal; nothing where there is none."""
 
     def forget(self) -> None:
         """Drop what is remembered of a VMM that ended."""
+
+    def last_words(self) -> str:
+        """Return the end of what the VMM has printed, for an error."""
 
 
 class DetachedProcess:
@@ -46,6 +69,9 @@ class DetachedProcess:
     boot that it was started in make it one, and the command line must name this VM's socket. A signal goes through a
     descriptor that was opened before the identity was verified, so that it reaches that process or none (pidfd_open(2)).
     """
+
+    kind: Literal["process"] = "process"
+    unprivileged = False
 
     def __init__(self, run_directory: Path, *, api_socket: Path, log: Path) -> None:
         self._file = run_directory / "vmm.pid"
@@ -86,6 +112,17 @@ class DetachedProcess:
             file.write(json.dumps(identity).encode())
         return process.pid
 
+    def enabled(self) -> bool | None:
+        """See Supervisor.enabled."""
+        return None
+
+    def settle(self) -> None:
+        """See Supervisor.settle. Nothing goes on without us."""
+
+    def stop(self, grace: float, ask: Callable[[float], str | None]) -> str | None:
+        """See Supervisor.stop."""
+        return ask(grace)
+
     def signal(self, number: signal.Signals) -> None:
         """See Supervisor.signal."""
         pid = self.pid()
@@ -102,6 +139,57 @@ class DetachedProcess:
     def forget(self) -> None:
         """See Supervisor.forget."""
         self._file.unlink(missing_ok=True)
+
+    def last_words(self) -> str:
+        """See Supervisor.last_words."""
+        with suppress(FileNotFoundError):
+            lines = self._log.read_text(errors="replace").strip().splitlines()
+            if lines:
+                return f"it said: {' / '.join(lines[-5:])}"
+        return "it said nothing"
+
+
+class MainProcess:
+    """The VMM seen from within its unit, by the process id that systemd tells the unit's other commands; 0 for none."""
+
+    kind: Literal["systemd"] = "systemd"
+    unprivileged = True
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._started = started(pid) if pid else None
+
+    def pid(self) -> int | None:
+        """See Supervisor.pid."""
+        return self._pid if self._started is not None and started(self._pid) == self._started else None
+
+    def enabled(self) -> bool | None:
+        """See Supervisor.enabled."""
+        return None
+
+    def settle(self) -> None:
+        """See Supervisor.settle."""
+
+    def start(self, argv: Sequence[str]) -> int:
+        """See Supervisor.start. systemd has started it."""
+        raise MicrovmError(f"'{argv[0]}' is started by its unit")
+
+    def stop(self, grace: float, ask: Callable[[float], str | None]) -> str | None:
+        """See Supervisor.stop."""
+        return ask(grace)
+
+    def signal(self, number: signal.Signals) -> None:
+        """See Supervisor.signal."""
+        if self.pid() is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, number)
+
+    def forget(self) -> None:
+        """See Supervisor.forget."""
+
+    def last_words(self) -> str:
+        """See Supervisor.last_words. They are in the journal, beside this error."""
+        return "the journal has what it said"
 
 
 def started(pid: int) -> int | None:

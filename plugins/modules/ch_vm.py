@@ -257,6 +257,69 @@ options:
           body:
             description: A regular expression that is found in the answer's body.
             type: str
+  supervisor: &supervisor
+    description:
+      - What runs the VMM. V(systemd) is an instance of the template unit that the role P(microvm.cloud_hypervisor.host#role)
+        installs; the VM then comes back with the host, its VMM runs as a user of its own in a sandbox, and O(limits) and
+        O(restart) count. V(process) is a process of root's in a session of its own.
+      - The default is V(auto), which is V(systemd) where systemd runs the host and the unit is installed.
+      - A VMM that runs stays where it is until it is stopped.
+    type: str
+    choices: [auto, systemd, process]
+    version_added: 0.2.0
+  unit: &unit
+    description: The template unit's name, without C(@.service). The default is V(microvm).
+    type: str
+    version_added: 0.2.0
+  restart: &restart
+    description:
+      - Whether systemd starts the VM again when its VMM has ended by itself. The default is V(on-failure), which is so for
+        a VMM that crashed or was killed, and not for a guest that powered off; with V(always) that one starts again, too.
+      - Needs a unit; see O(supervisor).
+    type: str
+    choices: ["no", on-failure, always]
+    version_added: 0.2.0
+  restart_limit: &restart_limit
+    description: How often that may happen. Then the VM stays stopped, until it is asked for again.
+    type: dict
+    version_added: 0.2.0
+    suboptions:
+      burst:
+        description: How many starts. The default is V(5).
+        type: int
+      seconds:
+        description: Within how many seconds. The default is V(300).
+        type: int
+  limits: &limits
+    description:
+      - What the VM may use of its host, VMM and guest together. A change counts at once.
+      - Needs a unit; see O(supervisor).
+    type: dict
+    version_added: 0.2.0
+    suboptions:
+      cpu_quota:
+        description: The share of CPU time, where V(100%) is one CPU. The default is no limit.
+        type: str
+      cpu_weight:
+        description: The share where CPUs are scarce, V(1) to V(10000). The default is V(100).
+        type: int
+      memory_max:
+        description:
+          - The memory. A VM that uses more is killed. The default is the most that the guest can have, and 256MiB for the
+            VMM; V(infinity) is no limit.
+        type: str
+      io_weight:
+        description: The share where the disk is busy, V(1) to V(10000). The default is V(100).
+        type: int
+      io_read_max:
+        description: How many bytes a second are read from the disk that holds the VM's directory. The default is no limit.
+        type: str
+      io_write_max:
+        description: How many bytes a second are written to it. The default is no limit.
+        type: str
+      tasks_max:
+        description: How many processes and threads there may be. The default is systemd's.
+        type: int
   labels: &labels
     description: What you want to know of the VM later, such as its image; M(microvm.cloud_hypervisor.ch_vm_info) returns it.
     type: dict
@@ -283,6 +346,11 @@ options:
       grace: *grace
       boot_timeout: *boot_timeout
       wait_for: *wait_for
+      supervisor: *supervisor
+      unit: *unit
+      restart: *restart
+      restart_limit: *restart_limit
+      limits: *limits
       labels: *labels
   state_dir:
     description: The directory in which each VM has its own, C(vms/NAME), for what is kept over a reboot.
@@ -353,6 +421,10 @@ vms:
     - C(ready_after) has, for each thing that was waited for, after how many seconds it was there.
     - C(stopped_by) is what ended a VM that was stopped, V(power_button), V(vm_shutdown), V(vmm_shutdown), V(term) or
       V(kill), and null where nothing was stopped.
+    - C(user) is whom the VMM runs as, null for root. C(enabled) is whether the VM comes back with the host, null where
+      no unit says.
+    - C(ended) is how a VM that does not run has ended, by C(reason), V(stopped), V(guest_shutdown), V(crashed),
+      V(oom_killed), V(start_failed) or V(host_down), and C(detail). It is null for one that runs or was never started.
   returned: always
   type: dict
   sample:
@@ -360,6 +432,10 @@ vms:
       changed: true
       actions: [recorded what is asked, start, boot]
       state: running
+      supervisor: systemd
+      user: vm-web
+      enabled: true
+      ended: null
       pid: 4711
       pty: null
       console_pty: null
@@ -427,6 +503,15 @@ WAIT_FOR_OPTIONS = {
     "tcp": {"type": "list", "elements": "int"},
     "http": {"type": "list", "elements": "dict", "options": HTTP_OPTIONS},
 }
+LIMIT_OPTIONS = {
+    "cpu_quota": {"type": "str"},
+    "cpu_weight": {"type": "int"},
+    "memory_max": {"type": "str"},
+    "io_weight": {"type": "int"},
+    "io_read_max": {"type": "str"},
+    "io_write_max": {"type": "str"},
+    "tasks_max": {"type": "int"},
+}
 VM_OPTIONS = {
     "name": {"type": "str"},
     "state": {"type": "str", "choices": ["present", "running", "paused", "stopped", "restarted", "absent"]},
@@ -470,6 +555,11 @@ VM_OPTIONS = {
     "grace": {"type": "int"},
     "boot_timeout": {"type": "int"},
     "wait_for": {"type": "dict", "options": WAIT_FOR_OPTIONS},
+    "supervisor": {"type": "str", "choices": ["auto", "systemd", "process"]},
+    "unit": {"type": "str"},
+    "restart": {"type": "str", "choices": ["no", "on-failure", "always"]},
+    "restart_limit": {"type": "dict", "options": {"burst": {"type": "int"}, "seconds": {"type": "int"}}},
+    "limits": {"type": "dict", "options": LIMIT_OPTIONS},
     "labels": {"type": "dict"},
 }
 

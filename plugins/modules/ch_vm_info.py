@@ -57,6 +57,10 @@ vms:
       changed: false
       actions: []
       state: running
+      supervisor: systemd
+      user: vm-web
+      enabled: true
+      ended: null
       pid: 4711
       uptime: 86400
       vmm_died: false

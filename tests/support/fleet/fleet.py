@@ -23,6 +23,7 @@ import os
 import platform
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -126,6 +127,18 @@ def make_network(hosts: list[str]) -> None:
         run("ip", "-n", namespace, "route", "add", "default", "via", f"{NETWORK}.1")
 
 
+def make_devices(home: Path, root: Path) -> list[tuple[str, str]]:
+    """Make the host's devices, with the modes that udev gives them on a host, and return their names there."""
+    run("chroot", str(root), "groupadd", "--force", "--system", "kvm")  # on a host, udev's package makes it
+    groups = dict(line.split(":")[0:3:2] for line in (root / "etc/group").read_text().splitlines())
+    wanted = (("kvm", "kvm", os.makedev(10, 232), 0o660, "kvm"), ("tun", "net/tun", os.makedev(10, 200), 0o666, "root"))
+    for name, _device, number, mode, group in wanted:
+        os.mknod(home / name, stat.S_IFCHR, number)
+        os.chown(home / name, 0, int(groups[group]))
+        (home / name).chmod(mode)
+    return [(name, device) for name, device, *_rest in wanted]
+
+
 def start(directory: Path, tree: Path, host: str, show: list[str]) -> None:
     """Mount the host's file system and run it, again and again as long as it ends in order to reboot."""
     home = directory / "hosts" / host
@@ -142,10 +155,15 @@ def start(directory: Path, tree: Path, host: str, show: list[str]) -> None:
     (root / "sbin/fleet-init").write_text(INIT)
     (root / "sbin/fleet-init").chmod(0o755)
 
+    devices = make_devices(home, root)
     nspawn = ["systemd-nspawn", "--quiet", f"--directory={root}", f"--machine={host}", "--register=no", "--keep-unit"]
     nspawn += ["--kill-signal=SIGRTMIN+3", "--capability=CAP_NET_ADMIN", "--resolv-conf=off", "--timezone=off"]
     nspawn += [f"--network-namespace-path=/run/netns/{PREFIX}-{host}", "--link-journal=no", "--console=pipe"]
-    nspawn += ["--bind=/dev/kvm", "--bind=/dev/net/tun", *(f"--bind-ro={path}" for path in show), "/sbin/fleet-init"]
+    # What nspawn keeps from its containers unless it is told otherwise, and Cloud Hypervisor uses.
+    calls = "landlock_add_rule landlock_create_ruleset landlock_restrict_self @io-event"
+    nspawn += [f"--system-call-filter={calls} io_uring_enter io_uring_register io_uring_setup"]
+    nspawn += [f"--bind={home}/{name}:/dev/{device}" for name, device in devices]
+    nspawn += [*(f"--bind-ro={path}" for path in show), "/sbin/fleet-init"]
     # nsenter: CAP_NET_ADMIN is given only within the namespace that nspawn itself is in. 133: the host reboots.
     script = 'for procs in $CGROUPS; do echo $$ >"$procs"; done; while :; do "$@"; [ $? = 133 ] || exit; done'
     subprocess.Popen(

@@ -1,0 +1,124 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The files of the host that a VM's user is given.
+
+The VM's directory stays root's, so that a VMM that is taken over cannot put another file in a place that root reads.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import qemu_img
+from .errors import MicrovmError
+from .runner import Runner
+from .vm_paths import Paths
+from .vm_user import User
+
+# What VmConfig calls read-only, by the device.
+_READ_ONLY = {"disks": "readonly", "pmem": "discard_writes"}
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A file that the VMM opens, by the option that names it, and whether it writes to it."""
+
+    option: str
+    path: Path
+    writes: bool = False
+
+
+def files(config: Mapping[str, Any]) -> list[Use]:
+    """Return the files that a VmConfig names, without what qcow2 images are based on."""
+    uses = [Use(f"payload.{key}", Path(path)) for key, path in config["payload"].items() if key != "cmdline"]
+    for device, flag in _READ_ONLY.items():
+        for entry in config.get(device) or ():
+            path = entry.get("path") or entry.get("file")
+            if path is not None:
+                uses.append(Use(f"{device}.{entry.get('id', path)}", Path(path), writes=not entry.get(flag)))
+    for console in ("serial", "console", "debug_console"):
+        settings = config.get(console) or {}
+        if settings.get("mode") == "File":
+            uses.append(Use(f"{console}.file", Path(settings["file"]), writes=True))
+    return uses
+
+
+def backing_files(config: Mapping[str, Any]) -> Iterator[Use]:
+    """Return the files that the qcow2 images of a VmConfig are based on, one below the other."""
+    for disk in config.get("disks") or ():
+        seen: set[Path] = set()
+        path: Path | None = Path(disk["path"]) if disk.get("image_type") == "Qcow2" and disk.get("path") else None
+        while path is not None:
+            with suppress(FileNotFoundError):
+                path = qemu_img.backing_file(path)
+                if path is not None and path not in seen:
+                    seen.add(path)
+                    yield Use(f"disks.{disk['id']}", path)
+                    continue
+            path = None
+
+
+def hand_over(config: Mapping[str, Any], paths: Paths, user: User, runner: Runner) -> None:
+    """Give a VM's user what its VMM needs. Raises MicrovmError, naming the option, for what it cannot be given."""
+    os.chown(paths.state, 0, user.gid)
+    paths.state.chmod(0o710)
+    paths.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.chown(paths.run, user.uid, user.gid)
+    for use in [*files(config), *backing_files(config)]:
+        if use.writes:
+            give(use, user)
+        elif use.path.parent == paths.state:
+            os.chown(use.path, 0, user.gid)
+            use.path.chmod(0o640)
+        else:
+            _require_readable(use, user, runner)
+
+
+def give(use: Use, user: User) -> None:
+    """Make a file the user's own; one that is written to and missing is made. Raises MicrovmError for another's file."""
+    if not use.path.exists() and use.option.endswith(".file"):
+        use.path.touch(mode=0o600)
+    status = use.path.stat()
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+        return
+    if status.st_uid not in (0, user.uid):
+        raise MicrovmError(
+            f"'{use.path}' belongs to the user {_name(status.st_uid)}, and the VM would write to it; a VM has its files "
+            f"to itself: give it one of root's or of {user.name}'s",
+            option=use.option,
+        )
+    os.chown(use.path, user.uid, user.gid)
+
+
+def take_back(config: Mapping[str, Any], user: User) -> None:
+    """Make root's what is a VM's user's, so that whoever has its id next can do nothing with it."""
+    for use in files(config):
+        with suppress(FileNotFoundError):
+            if use.path.stat().st_uid == user.uid:
+                os.chown(use.path, 0, 0)
+
+
+def _name(uid: int) -> str:
+    try:
+        return f"'{pwd.getpwuid(uid).pw_name}'"
+    except KeyError:
+        return str(uid)
+
+
+def _require_readable(use: Use, user: User, runner: Runner) -> None:
+    as_user = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups"]
+    if runner.run([*as_user, "test", "-r", str(use.path)], check=False).returncode != 0:
+        raise MicrovmError(
+            f"'{use.path}' cannot be read by the VM's user '{user.name}'; let others read it and enter its directories, or "
+            f"put it where they can",
+            option=use.option,
+        )
