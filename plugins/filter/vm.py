@@ -9,7 +9,8 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.microvm.cloud_hypervisor.plugins.plugin_utils import cloud_init, compose
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
+from ansible_collections.microvm.cloud_hypervisor.plugins.plugin_utils import cloud_init, compose, fleet
 
 Steps = Mapping[str, Mapping[str, compose.Facts]]
 
@@ -51,16 +52,36 @@ def reached(wanted: Iterable[compose.Entry], steps: Steps) -> list[compose.Entry
     return compose.reached(wanted, steps.values())
 
 
+def placed_on(
+    wanted: Iterable[compose.Entry], host: str, placements: Mapping[str, str], strict: bool = True
+) -> list[compose.Entry]:
+    """Keep the entries of a fleet whose place is the host."""
+    try:
+        return fleet.placed_on(wanted, host, placements, strict=strict)
+    except compose.ComposeError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+def demands(wanted: Iterable[compose.Entry], images: Iterable[compose.Entry]) -> list[dict[str, Any]]:
+    """Return the items of ch_placement's vms."""
+    try:
+        return fleet.demands(wanted, images)
+    except MicrovmError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
 class FilterModule:
     """The filters of the role vm."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
         return {
+            "demands": demands,
             "entries": entries,
             "meta_data": cloud_init.meta_data,
             "network_config": cloud_init.network_config,
             "options_for": options_for,
+            "placed_on": placed_on,
             "reached": reached,
             "user_data": cloud_init.user_data,
         }

@@ -57,6 +57,8 @@ ROLE_KEYS = (
     "runcmd",
     "user_data_extra",
     "tags",
+    "anti_affinity",
+    "hosts",
     "user_data_template",
     "meta_data_template",
     "network_config_template",
