@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_interface
 from pathlib import Path
+from typing import Any
 
 from .errors import MicrovmError
 from .runner import Runner
@@ -68,9 +70,9 @@ def missing(runner: Runner, tap: Tap) -> list[str]:
             f"the interface '{tap.name}' is there and is no TAP with vnet_hdr; remove it, or choose another name",
             option="nets.tap",
         )
-    steps = [f"gave {tap.name} the address {address}" for address in _missing_addresses(runner, tap)]
-    shown = json.loads(runner.run(["ip", "-json", "link", "show", "dev", tap.name]).stdout)
-    if "UP" not in shown[0]["flags"]:
+    shown = _shown(runner, tap.name)
+    steps = [f"gave {tap.name} the address {address}" for address in _missing_addresses(shown, tap)]
+    if "UP" not in shown["flags"]:
         steps.append(f"set {tap.name} up")
     return steps
 
@@ -83,12 +85,15 @@ def _flags(name: str) -> int:
         return 0
 
 
-def _missing_addresses(runner: Runner, tap: Tap) -> list[str]:
-    shown = json.loads(runner.run(["ip", "-json", "address", "show", "dev", tap.name]).stdout)
+def _shown(runner: Runner, name: str) -> dict[str, Any]:
+    """Return an interface with its flags and addresses, as ip(8) shows it."""
+    return dict(json.loads(runner.run(["ip", "-json", "address", "show", "dev", name]).stdout)[0])
+
+
+def _missing_addresses(shown: Mapping[str, Any], tap: Tap) -> list[str]:
     there = {
         ip_interface(f"{address['local']}/{address['prefixlen']}")
-        for link in shown
-        for address in link.get("addr_info", ())
+        for address in shown.get("addr_info", ())
         if "local" in address
     }
     return [address for address in tap.addresses if ip_interface(address) not in there]
@@ -115,7 +120,7 @@ def ensure(runner: Runner, tap: Tap) -> bool:
         argv = ["ip", "tuntap", "add", "dev", tap.name, "mode", "tap", "vnet_hdr"]
         runner.run(argv if tap.owner is None else [*argv, "user", str(tap.owner)])
     try:
-        for address in _missing_addresses(runner, tap):
+        for address in _missing_addresses(_shown(runner, tap.name), tap):
             # A duplicate of an address on a link with one other host, which is ours, need not be looked for.
             nodad = ["nodad"] if ip_interface(address).version == 6 else []
             runner.run(["ip", "address", "add", address, "dev", tap.name, *nodad])

@@ -9,7 +9,9 @@ Facts from the API documents of the releases (vmm/src/api/openapi/cloud-hypervis
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,6 +28,8 @@ _SINCE = {
 _DEFAULTED = frozenset({"disks.image_type", "disks.backing_files"})
 
 Version = tuple[int, int]
+# What binaries said, by the file that they were then.
+_answers: dict[tuple[str, int, int, int], str] = {}
 
 
 def parse(text: str) -> Version:
@@ -38,13 +42,25 @@ def parse(text: str) -> Version:
 
 def installed(runner: Runner, vmm: str) -> Version:
     """Return the version of a binary; raise MicrovmError where it is missing or older than the oldest supported."""
-    version = parse(runner.run([vmm, "--version"], timeout=10).stdout)
+    version = parse(_said(runner, vmm))
     if version < OLDEST:
         raise MicrovmError(
             f"'{vmm}' is Cloud Hypervisor v{version[0]}.{version[1]}; v{OLDEST[0]}.{OLDEST[1]} is the oldest supported",
             option="vmm",
         )
     return version
+
+
+def _said(runner: Runner, vmm: str) -> str:
+    """Return what a binary says of its version, asked once as long as it is the same file, for however many VMs."""
+    path = shutil.which(vmm)
+    if path is None:
+        return runner.run([vmm, "--version"], timeout=10).stdout
+    status = os.stat(path)
+    identity = (path, status.st_ino, status.st_size, status.st_mtime_ns)
+    if identity not in _answers:
+        _answers[identity] = runner.run([vmm, "--version"], timeout=10).stdout
+    return _answers[identity]
 
 
 def _places(config: Mapping[str, Any]) -> Iterator[str]:

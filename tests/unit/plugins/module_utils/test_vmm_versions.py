@@ -1,0 +1,54 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import CommandFailed, MicrovmError
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.runner import Completed, HostRunner
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.vmm_versions import installed
+
+
+class Counting(HostRunner):
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+
+    def run(self, argv: Sequence[str], **options: object) -> Completed:
+        self.calls.append(list(argv))
+        return super().run(argv, **options)  # type: ignore[arg-type]
+
+
+def binary(path: Path, version: str) -> str:
+    """Put a VMM of this version in the place of the one that is there, as a package manager does."""
+    new = path.with_suffix(".new")
+    new.write_text(f"#!/bin/sh\necho cloud-hypervisor {version}\n")
+    new.chmod(0o755)
+    new.replace(path)
+    return str(path)
+
+
+def test_a_binary_is_asked_once_until_it_is_replaced(tmp_path: Path) -> None:
+    runner = Counting()
+    vmm = binary(tmp_path / "vmm", "v53.0")
+    assert [installed(runner, vmm) for _number in range(3)] == [(53, 0)] * 3
+    assert runner.calls == [[vmm, "--version"]]
+    binary(tmp_path / "vmm", "v54.0")
+    assert installed(runner, vmm) == (54, 0)
+
+
+def test_one_that_is_missing_is_named_until_it_is_there(tmp_path: Path) -> None:
+    runner = Counting()
+    for _number in range(2):
+        with pytest.raises(CommandFailed, match="vmm' is not installed"):
+            installed(runner, str(tmp_path / "vmm"))
+    assert installed(runner, binary(tmp_path / "vmm", "v53.0")) == (53, 0)
+
+
+def test_one_that_is_too_old_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MicrovmError, match=r"is Cloud Hypervisor v42\.0; v43\.0 is the oldest supported"):
+        installed(Counting(), binary(tmp_path / "vmm", "v42.0"))
