@@ -352,6 +352,25 @@ options:
       restart_limit: *restart_limit
       limits: *limits
       labels: *labels
+  capacity:
+    description:
+      - How many times over what the host has may be promised to its VMs, those on record, whether they run or not. A VM that
+        does not fit beside the others is refused before anything is made.
+      - One that is on record and asks for no more than before is never refused.
+    type: dict
+    version_added: 0.2.0
+    suboptions:
+      memory_ratio:
+        description: For the memory.
+        type: float
+        default: 1.5
+      vcpu_ratio:
+        description: For the CPUs. Where it is not given, there may be any number of vCPUs.
+        type: float
+      disk_ratio:
+        description: For what is free where O(state_dir) lies, against what the VMs' disks may still take.
+        type: float
+        default: 10
   state_dir:
     description: The directory in which each VM has its own, C(vms/NAME), for what is kept over a reboot.
     type: path
@@ -458,7 +477,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import vm_ready, vmm_api
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import capacity, vm_ready, vmm_api
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import report, requested, run_each
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.runner import HostRunner
@@ -502,6 +521,11 @@ WAIT_FOR_OPTIONS = {
     "address": {"type": "str"},
     "tcp": {"type": "list", "elements": "int"},
     "http": {"type": "list", "elements": "dict", "options": HTTP_OPTIONS},
+}
+CAPACITY_OPTIONS = {
+    "memory_ratio": {"type": "float", "default": 1.5},
+    "vcpu_ratio": {"type": "float"},
+    "disk_ratio": {"type": "float", "default": 10.0},
 }
 LIMIT_OPTIONS = {
     "cpu_quota": {"type": "str"},
@@ -570,6 +594,7 @@ def main() -> None:
         argument_spec={
             **VM_OPTIONS,
             "vms": {"type": "list", "elements": "dict", "options": VM_OPTIONS},
+            "capacity": {"type": "dict", "options": CAPACITY_OPTIONS, "apply_defaults": True},
             "workers": {"type": "int", "default": 8},
             "state_dir": {"type": "path", "default": "/var/lib/microvm"},
             "run_dir": {"type": "path", "default": "/run/microvm"},
@@ -580,16 +605,13 @@ def main() -> None:
         module.fail_json(
             msg=missing_required_lib("requests-unixsocket"), exception=vmm_api.REQUESTS_UNIXSOCKET_IMPORT_ERROR
         )
-    ensure = partial(
-        vm_ready.ensure,
-        state_dir=Path(module.params["state_dir"]),
-        run_dir=Path(module.params["run_dir"]),
-        runner=HostRunner(),
-        check_mode=module.check_mode,
-    )
+    places = {"state_dir": Path(module.params["state_dir"]), "run_dir": Path(module.params["run_dir"])}
+    ensure = partial(vm_ready.ensure, **places, runner=HostRunner(), check_mode=module.check_mode)
     try:
-        items = requested(module.params, shared=["workers", "state_dir", "run_dir"])
-        outcomes = run_each(items, ensure, workers=module.params["workers"])
+        items = requested(module.params, shared=["capacity", "workers", "state_dir", "run_dir"])
+        refused = capacity.refuse(items, capacity.Ratios(**module.params["capacity"]), **places)
+        let_in = [item for item in items if item["name"] not in refused]
+        outcomes = {**refused, **run_each(let_in, ensure, workers=module.params["workers"])}
     except MicrovmError as error:
         module.fail_json(msg=str(error))
     module.exit_json(**report(outcomes))

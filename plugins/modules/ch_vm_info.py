@@ -76,6 +76,19 @@ vms:
       labels: {}
       config: {}
       counters: {}
+host:
+  description:
+    - What the host has, and what of it is promised to the VMs on record, whether they run or not. Sizes are in bytes.
+    - C(disk_free) is what is free where O(state_dir) lies, C(promised_disk) what the VMs' disks may still take of it.
+  returned: always
+  type: dict
+  sample:
+    memory: 25275179008
+    vcpus: 8
+    disk_free: 78383153152
+    promised_memory: 1073741824
+    promised_vcpus: 4
+    promised_disk: 21474836480
 """
 
 from functools import partial
@@ -83,7 +96,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import vm_facts, vm_record, vmm_api
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import capacity, vm_facts, vm_record, vmm_api
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import report, run_each
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.runner import HostRunner
 
@@ -107,7 +120,8 @@ def main() -> None:
     names = vm_record.known(state_dir) if module.params["names"] is None else module.params["names"]
     gather = partial(vm_facts.gather, state_dir=state_dir, run_dir=run_dir, runner=HostRunner())
     outcomes = run_each([{"name": name} for name in names], gather, workers=module.params["workers"])
-    module.exit_json(**report(outcomes))
+    host = capacity.facts(capacity.read_host(state_dir), capacity.promised(state_dir, run_dir))
+    module.exit_json(**report(outcomes), host=host)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,106 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import capacity
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.capacity import Demand, Host, Ratios
+
+MIB = 1 << 20
+HOST = Host(memory=1000 * MIB, vcpus=4, disk_free=100 * MIB)
+CONFIG: dict[str, Any] = {
+    "cpus": {"boot_vcpus": 1, "max_vcpus": 3},
+    "memory": {"size": 300 * MIB, "hotplug_size": 50 * MIB},
+}
+
+
+def test_vms_fit_until_one_does_not_and_smaller_ones_go_on() -> None:
+    wanted = {name: Demand(memory=size * MIB) for name, size in (("a", 400), ("b", 500), ("c", 101), ("d", 100))}
+    refused = capacity.refusals(wanted, {}, HOST, Ratios(memory_ratio=1.0))
+    assert list(refused) == ["c"]
+    assert str(refused["c"]).startswith(
+        "VM 'c', option 'memory': the VM does not fit: it asks for 101MiB, 900MiB are promised to others, and the host has "
+        "1000MiB, times 1 by capacity.memory_ratio"
+    )
+
+
+@pytest.mark.parametrize(
+    ("demand", "ratios", "option"),
+    [
+        (Demand(memory=1001 * MIB), Ratios(memory_ratio=1.0), "memory"),
+        (Demand(memory=1501 * MIB), Ratios(), "memory"),
+        (Demand(vcpus=9), Ratios(vcpu_ratio=2.0), "cpus"),
+        (Demand(disk=1001 * MIB), Ratios(), "disks"),
+        (Demand(memory=1500 * MIB, vcpus=9, disk=1000 * MIB), Ratios(), None),
+        (Demand(memory=1 << 50), Ratios(memory_ratio=None), None),
+    ],
+)
+def test_each_resource_has_its_ratio(demand: Demand, ratios: Ratios, option: str | None) -> None:
+    refused = capacity.refusals({"web": demand}, {}, HOST, ratios)
+    assert (refused["web"].option if refused else None) == option
+
+
+def test_what_is_there_and_asks_for_no_more_stays() -> None:
+    before = {"web": Demand(memory=900 * MIB), "db": Demand(memory=900 * MIB)}
+    strict = Ratios(memory_ratio=1.0)
+    assert not capacity.refusals({"web": Demand(memory=800 * MIB)}, before, HOST, strict)
+    assert list(capacity.refusals({"web": Demand(memory=901 * MIB)}, before, HOST, strict)) == ["web"]
+
+
+def test_a_disk_takes_what_it_may_still_grow_by(tmp_path: Path) -> None:
+    raw, overlay, readonly = tmp_path / "root.raw", tmp_path / "data.qcow2", tmp_path / "service.img"
+    raw.write_bytes(b"x" * MIB)
+    with raw.open("r+b") as file:
+        file.truncate(10 * MIB)
+    overlay.write_bytes(b"QFI\xfb" + bytes(20) + (7 * MIB).to_bytes(8, "big"))
+    readonly.write_bytes(bytes(5 * MIB))
+    disks = [
+        {"path": str(raw), "image_type": "Raw"},
+        {"path": str(overlay), "image_type": "Qcow2"},
+        {"path": str(readonly), "image_type": "Raw", "readonly": True},
+        {"path": str(tmp_path / "missing"), "image_type": "Raw"},
+    ]
+    demand = capacity.of_config({**CONFIG, "disks": disks})
+    taken = sum(path.stat().st_blocks * 512 for path in (raw, overlay))
+    assert demand == Demand(memory=350 * MIB, vcpus=3, disk=17 * MIB - taken)
+
+
+def test_the_records_are_summed_up(tmp_path: Path) -> None:
+    for name in ("web", "db"):
+        (tmp_path / "vms" / name).mkdir(parents=True)
+        (tmp_path / "vms" / name / "vm.json").write_text(json.dumps({"options": {}, "config": CONFIG}))
+    (tmp_path / "vms" / "broken").mkdir()
+    (tmp_path / "vms" / "broken" / "vm.json").write_text("{")
+    told = capacity.facts(HOST, capacity.promised(tmp_path, tmp_path / "run"))
+    assert told == {
+        "memory": 1000 * MIB,
+        "vcpus": 4,
+        "disk_free": 100 * MIB,
+        "promised_memory": 700 * MIB,
+        "promised_vcpus": 6,
+        "promised_disk": 0,
+    }
+
+
+def test_a_call_is_looked_at_in_its_order(tmp_path: Path) -> None:
+    def item(name: str, size: str, **options: Any) -> dict[str, Any]:
+        return {"name": name, "payload": {"kernel": "/k"}, "memory": {"size": size}, **options}
+
+    huge = f"{1 << 30}MiB"
+    items = [item("a", "1MiB"), item("b", huge), item("c", huge, state="stopped"), item("d", "nonsense"), {"name": "e"}]
+    refused = capacity.refuse(items, Ratios(), state_dir=tmp_path, run_dir=tmp_path / "run")
+    assert list(refused) == ["b"]
+
+
+def test_a_real_host_has_something(tmp_path: Path) -> None:
+    host = capacity.read_host(tmp_path / "not" / "there" / "yet")
+    assert host.memory > 64 * MIB
+    assert host.vcpus >= 1
+    assert host.disk_free > 0
