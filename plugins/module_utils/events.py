@@ -93,10 +93,18 @@ class EventLog:
         """Return the events that have come since the last call."""
         return self._parser.feed(self._tail.new())
 
+    def close(self) -> None:
+        """Let go of the log."""
+        self._tail.close()
+
 
 def read(path: Path) -> list[Event]:
     """Return the events so far; none where there is no log."""
-    return EventLog(path).new()
+    log = EventLog(path)
+    try:
+        return log.new()
+    finally:
+        log.close()
 
 
 def boots(events: Iterable[Event]) -> int:

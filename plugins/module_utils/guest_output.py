@@ -28,13 +28,6 @@ class Output(Protocol):
         """Let go of it."""
 
 
-class FileOutput(Tail):
-    """A serial port in a file, which begins with the boot: the VMM truncates it then (tests/vmm_contract)."""
-
-    def close(self) -> None:
-        """See Output.close."""
-
-
 class Attached:
     """A serial port on a pty or a socket. What was written before somebody attached is kept by the VMM, up to its buffer."""
 
@@ -83,5 +76,6 @@ def attach(config: Mapping[str, Any]) -> int:
 def output(config: Mapping[str, Any]) -> Output:
     """Return the output of a console of vm.info's configuration. Raises as ``attach`` does."""
     if config.get("mode") == "File":
-        return FileOutput(Path(str(config["file"])))
+        # It begins with the boot: the VMM truncates it then (tests/vmm_contract).
+        return Tail(Path(str(config["file"])))
     return Attached(attach(config))

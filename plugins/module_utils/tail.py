@@ -20,31 +20,37 @@ class Tail:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: tuple[int, int] | None = None
+        # Kept open, so that no other file gets its inode.
+        self._descriptor: int | None = None
         self._position = 0
 
     def new(self) -> bytes:
         """Return what has come since the last call; nothing where the file is missing."""
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW)
+            there = self.path.lstat()
         except (FileNotFoundError, NotADirectoryError):
             return b""
+        if self._descriptor is None or not os.path.samestat(there, os.fstat(self._descriptor)):
+            self.close()
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        size = os.fstat(self._descriptor).st_size
+        if size < self._position:
+            self._position = 0
         try:
-            status = os.fstat(descriptor)
-            identity = (status.st_dev, status.st_ino)
-            if identity != self._file or status.st_size < self._position:
-                self._file, self._position = identity, 0
-            try:
-                start = os.lseek(descriptor, self._position, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno != errno.ENXIO:  # nothing but a hole is left
-                    raise
-                return b""
-            data = os.pread(descriptor, status.st_size - start, start)
-            self._position = start + len(data)
-            return data
-        finally:
-            os.close(descriptor)
+            start = os.lseek(self._descriptor, self._position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # nothing but a hole is left
+                raise
+            return b""
+        data = os.pread(self._descriptor, size - start, start)
+        self._position = start + len(data)
+        return data
+
+    def close(self) -> None:
+        """Let go of the file; the next call begins anew."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor, self._position = None, 0
 
 
 def last_lines(text: str, count: int) -> list[str]:

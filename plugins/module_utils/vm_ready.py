@@ -148,7 +148,8 @@ class Probe:
             raise MicrovmError(f"the serial port cannot be read: {error}", option="wait_for.serial") from error
 
     def close(self) -> None:
-        """Stop reading the serial port."""
+        """Stop reading the serial port and the events."""
+        self._event_log.close()
         if self._output is not None:
             self._output.close()
 
