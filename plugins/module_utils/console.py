@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import select
 import signal
 import sys
@@ -110,18 +111,20 @@ def attend(vm: Vm, which: Which, *, escape: bytes | None, source: int = 0, sink:
     def tell(text: str) -> None:
         write_all(sink, f"\r\n[microvm: {text}]\r\n".encode())
 
-    mode = str(config_of(vm, which).get("mode"))
-    hint = f"{_name(escape)} leaves" if escape else "there is no key to leave"
+    where = (
+        f"the {which} of '{vm.paths.name}'; {_name(escape)} leaves" if escape else f"the {which} of '{vm.paths.name}'"
+    )
     with raw_terminal(source):
-        tell(f"{'reading' if mode == 'File' else 'attached to'} the {which} of '{vm.paths.name}'; {hint}")
         first = True
         while True:
             try:
                 config = config_of(vm, which)
                 if config.get("mode") == "File":
+                    tell(f"reading {where}")
                     left = _show(vm, Path(str(config["file"])), which, source, sink, escape)
                 else:
                     with line(vm, which) as descriptor, _window(source, descriptor):
+                        tell(f"attached to {where}")
                         left = relay(descriptor, source, sink, keep=_until(escape)) != "line"
             except (MicrovmError, OSError):
                 if first:
@@ -165,10 +168,10 @@ def _show(vm: Vm, path: Path, which: Which, source: int, sink: int, escape: byte
     keep = _until(escape, _INTERRUPT)
     tail = Tail(path)
     try:
-        write_all(sink, tail.new()[-_TOLD_BYTES:].replace(b"\n", b"\r\n"))
+        write_all(sink, _lines(tail.new()[-_TOLD_BYTES:]))
         asked = time.monotonic()
         while not _pressed(source, _POLL_SECONDS, keep):
-            write_all(sink, tail.new().replace(b"\n", b"\r\n"))
+            write_all(sink, _lines(tail.new()))
             if time.monotonic() - asked > 2:
                 asked = time.monotonic()
                 if vm.supervisor.pid() is None:
@@ -176,6 +179,11 @@ def _show(vm: Vm, path: Path, which: Which, source: int, sink: int, escape: byte
         return True
     finally:
         tail.close()
+
+
+def _lines(data: bytes) -> bytes:
+    """Return text for a raw terminal, in which a line break alone does not go back to the left."""
+    return re.sub(rb"(?<!\r)\n", b"\r\n", data)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import termios
 import tty
 from collections.abc import Mapping
 from contextlib import suppress
@@ -56,7 +57,8 @@ def attach(config: Mapping[str, Any]) -> int:
     match config.get("mode"):
         case "Pty":
             descriptor = os.open(str(config["file"]), os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-            tty.setraw(descriptor)
+            # Not flushed: what the guest has written until now is there to be read.
+            tty.setraw(descriptor, termios.TCSANOW)
             return descriptor
         case "Socket":
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -106,6 +106,8 @@ def _wait(
     vm: Vm, asked: Readiness, left: Sequence[Condition], seconds: float, listener: Listener | None
 ) -> dict[Condition, float]:
     now = current(vm)
+    if now.pid is None:
+        raise MicrovmError("the VM ended right after its boot", option="wait_for")
     probe = Probe(vm, now, asked, listener)
     try:
         if any(condition.kind in ("serial", "cloud_init") for condition in left):

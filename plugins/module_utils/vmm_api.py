@@ -161,6 +161,10 @@ class VmmClient:
         """Change the size (bytes) of a disk; VMMs before v50.0 lack the call and answer 404."""
         self.call("PUT", "vm.resize-disk", {"id": device_id, "desired_size": size})
 
+    def resize_zone(self, zone_id: str, size: int) -> None:
+        """Change the memory (bytes) of one zone, of those that VmConfig's MemoryConfig names."""
+        self.call("PUT", "vm.resize-zone", {"id": zone_id, "desired_ram": size})
+
     def add(self, kind: DeviceKind, config: Mapping[str, Any]) -> Json | None:
         """Add a device, given as the API document's DiskConfig, NetConfig and so on.
 

@@ -17,8 +17,9 @@ import pvh_guest
 import pytest
 from vm_host import Host
 
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import events, vsock_notify
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import events, vm_record, vsock_notify
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.vm_paths import Paths
 
 BANNER = {"serial": "pvh gu.st"}
 
@@ -56,7 +57,7 @@ def test_what_does_not_come_is_told_with_the_ends_of_the_logs(host: Host) -> Non
 def test_an_old_line_does_not_count(host: Host) -> None:
     host.ensure("web", wait_for=BANNER)
     log = host.state_dir / "vms/web/serial.log"
-    host.ensure("web", state="stopped", by_name=True)
+    host.ensure("web", state="stopped", by_name=True, grace=0)
     log.write_text("an old login:")
     with pytest.raises(MicrovmError, match="it has not come"):
         host.ensure("web", wait_for={"serial": "an old login:", "timeout": 1})
@@ -88,8 +89,8 @@ def test_a_vmm_that_ends_ends_the_wait(host: Host) -> None:
 
     thread = threading.Thread(target=wait)
     thread.start()
-    booted = host.run_dir / "web/events.json"
-    while not events.boots(events.read(booted)):
+    paths = Paths.of("web", state_dir=host.state_dir, run_dir=host.run_dir)
+    while not (vm_record.read(paths) or {}).get("booted"):
         pass
     os.kill(json.loads((host.run_dir / "web/vmm.pid").read_text())["pid"], signal.SIGKILL)
     thread.join()

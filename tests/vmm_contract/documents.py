@@ -54,6 +54,10 @@ class Document:
     def _operation(self, method: str, call: str) -> dict[str, Any] | None:
         return self._document["paths"].get(f"/{call}", {}).get(method.lower())
 
+    def calls(self) -> set[str]:
+        """Return the names of all calls, such as ``vm.info``."""
+        return {path.removeprefix("/") for path in self._document["paths"]}
+
     def request(self, method: str, call: str, body: Any) -> Iterator[Misfit]:
         """Say what is wrong with a request; ``body`` is None where there is none."""
         operation = self._operation(method, call)

@@ -107,6 +107,18 @@ def test_a_socket(vmm: Vmm) -> None:
         assert not path.exists()
 
 
+def test_a_socket_keeps_what_came_before_somebody_attached(vmm: Vmm) -> None:
+    path = vmm.directory / "serial.sock"
+    vmm.boot(serial={"mode": "Socket", "socket": str(path)})
+    with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
+        first.connect(str(path))
+        assert pvh_guest.BANNER in read_until(first.fileno(), pvh_guest.BANNER)
+        second.connect(str(path))
+        second.sendall(b"two")
+        read_until(second.fileno(), b"two")
+        assert first.recv(100) == b"", "a new connection ends the one before it"
+
+
 def test_what_is_not_there(vmm: Vmm) -> None:
     status, causes = refused(
         lambda client: client.create(vmm.config(serial={"mode": "File", "file": "/nosuch/file"})), vmm

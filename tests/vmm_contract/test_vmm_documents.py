@@ -57,12 +57,19 @@ REQUESTS: dict[str, list[Callable[[VmmClient], object]]] = {
     "act": [lambda vmm, action=action: vmm.act(action) for action in get_args(Action)],
     "resize": [lambda vmm: vmm.resize(vcpus=1), lambda vmm: vmm.resize(memory=1 << 30, balloon=0)],
     "resize_disk": [lambda vmm: vmm.resize_disk("d", 1 << 30)],
+    "resize_zone": [lambda vmm: vmm.resize_zone("z", 1 << 30)],
     "add": [lambda vmm, kind=kind: vmm.add(kind, DEVICES[kind]) for kind in get_args(DeviceKind)],
     "remove_device": [lambda vmm: vmm.remove_device("d")],
     "snapshot": [lambda vmm: vmm.snapshot("file:///s")],
     "restore": [lambda vmm: vmm.restore("file:///s")],
     "receive_migration": [lambda vmm: vmm.receive_migration("unix:/m")],
     "send_migration": [lambda vmm: vmm.send_migration("unix:/m", local=True)],
+}
+
+# What the client leaves out, and why.
+LEFT_OUT = {
+    "vmm.nmi": "the name that the older documents have for vm.nmi",
+    "vm.coredump": "only VMMs that were built with the feature guest_debug have it; those that are released were not",
 }
 
 
@@ -81,6 +88,17 @@ class Recorder(VmmClient):
 def test_no_method_is_missing_here() -> None:
     methods = {name for name, _method in inspect.getmembers(VmmClient, inspect.isfunction) if not name.startswith("_")}
     assert REQUESTS.keys() == methods - {"call"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_call_of_a_document_is_supported_or_left_out(version: str) -> None:
+    recorder = Recorder()
+    for requests in REQUESTS.values():
+        for request in requests:
+            request(recorder)
+    sent = {call for _method, call, _body in recorder.sent}
+    assert not sent & LEFT_OUT.keys()
+    assert document(version).calls() <= sent | LEFT_OUT.keys()
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -28,7 +28,7 @@ class Console:
         self.mode = config["mode"]
         self._config = config
         self._fds: list[int] = []
-        self._relay: Relay | None = None
+        self._relay: Relay | SocketRelay | None = None
         self._listener: socket.socket | None = None
         try:
             if self.mode == "Pty":
@@ -60,8 +60,10 @@ class Console:
             os.set_inheritable(fd, True)
             return f"file,id={self.name},path=/dev/fd/{fd},append=on", [fd]
         if self._listener is not None:
-            fd = os.dup(self._listener.fileno())
-            return f"socket,id={self.name},fd={fd},server=on,wait=off", [fd]
+            ours, its = socket.socketpair()
+            self._relay = SocketRelay(self._listener, ours)
+            fd = its.detach()
+            return f"socket,id={self.name},fd={fd}", [fd]
         if self.mode == "Tty":
             return f"stdio,id={self.name},signal=off", []
         return f"null,id={self.name}", []
@@ -119,3 +121,61 @@ class Relay:
                 if fd == self._pty:
                     with contextlib.suppress(OSError):
                         self._guest.sendall(os.read(self._pty, 4096))
+
+
+class SocketRelay:
+    """Copies between the newest connection to a socket and QEMU; what comes while there is none is kept for the next.
+
+    As the real one does (vmm/src/serial_manager.rs): a new connection ends the one before it.
+    """
+
+    def __init__(self, listener: socket.socket, guest: socket.socket) -> None:
+        self._listener = listener
+        self._guest = guest
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Wait for QEMU's end of the connection, which has ended with QEMU."""
+        self._thread.join(timeout=5)
+        self._guest.close()
+
+    def _run(self) -> None:
+        pending = bytearray()
+        client: socket.socket | None = None
+        while True:
+            writing = [client] if client is not None and pending else []
+            reading = [self._listener, self._guest, *([client] if client is not None else [])]
+            readable, writable, _none = select.select(reading, writing, [])
+            if self._guest in readable:
+                data = self._guest.recv(65536)
+                pending += data
+                del pending[:-BUFFER]
+                if not data:
+                    if client is not None:
+                        with contextlib.suppress(OSError):
+                            client.send(pending)
+                        client.close()
+                    return
+            if client is not None and client in readable:
+                data = _received(client)
+                if data:
+                    self._guest.sendall(data)
+                else:
+                    client.close()
+                    client = None
+            if client is not None and client in writable:
+                with contextlib.suppress(OSError):
+                    del pending[: client.send(pending)]
+            if self._listener in readable:
+                if client is not None:
+                    client.close()
+                client, _peer = self._listener.accept()
+                client.setblocking(False)
+
+
+def _received(client: socket.socket) -> bytes:
+    try:
+        return client.recv(4096)
+    except OSError:
+        return b""
