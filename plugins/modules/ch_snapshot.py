@@ -1,0 +1,212 @@
+#!/usr/bin/python
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ch_snapshot
+short_description: Snapshot VMs, go back to a snapshot, and clone VMs
+version_added: 0.2.0
+description:
+  - A snapshot holds the VM's disks and, of one that runs or is paused, its memory and devices, all of the same moment. The guest is
+    paused while they are written, and runs on whatever happens.
+  - Disks share blocks with their copies where the file system can (XFS, Btrfs); elsewhere they are copied with their
+    holes, and the guest stands still for that long.
+  - Snapshots are in C(snapshots/VM/NAME) in the state directory, for root alone, with the digest of each file. One appears when it is whole.
+    What a run that was killed has left is removed by the next one, which also resumes the guest if that run had paused it.
+  - They stay when the VM is removed.
+  - Cloud Hypervisor reads the memory only of its own version. Disks alone can be restored with any.
+  - Where a VMM dies in the middle, its guest is lost. It is started again from its disks, and the task fails and says so.
+author:
+  - The microvm.cloud_hypervisor developers (@microvm)
+requirements:
+  - the Python library requests-unixsocket
+extends_documentation_fragment:
+  - microvm.cloud_hypervisor.bulk
+  - microvm.cloud_hypervisor.bulk.attributes
+attributes:
+  idempotent:
+    support: partial
+    details:
+      - V(present) with a name, V(absent) and V(cloned) are. V(restored) goes back each time, and V(present) without a name makes another one.
+options:
+  name: &name
+    description: The VM's name. With O(state=cloned), that of the new VM.
+    type: str
+  state: &state
+    description:
+      - V(present) makes a snapshot unless there is one of this name. It is the default.
+      - V(restored) brings the VM back to it, to its options and disks of then, and lets it run. What came after is lost.
+      - V(cloned) makes the root disk and the data disks of a new VM from those in O(source). Provision the new VM then, as the role
+        P(microvm.cloud_hypervisor.vm#role) does. It boots as a new instance, with its own lease, MAC, vsock context id, host name and instance id.
+      - A clone does not take over memory. The guest's memory holds its MAC, addresses, host name and keys, which no VMM can change,
+        so that two guests would claim to be one.
+      - V(absent) removes it, or without O(snapshot) all but the newest O(keep).
+    type: str
+    choices: [present, restored, cloned, absent]
+  snapshot: &snapshot
+    description: The snapshot's name. With O(state=present) the default is the time in UTC, such as C(20260131T235959Z).
+    type: str
+  memory: &memory
+    description:
+      - Whether memory and devices are in the snapshot, or are restored. The default is yes where they are there.
+      - With V(false), the guest boots from disks as they were at that moment, as after a power cut.
+    type: bool
+  keep: &keep
+    description: How many snapshots of the VM stay; of those beyond, the oldest are removed.
+    type: int
+  verify: &verify
+    description: Whether a snapshot's files are compared with their digests before it is restored or cloned. The default is V(true).
+    type: bool
+  source: &source
+    description: The snapshot that O(state=cloned) takes the disks from.
+    type: dict
+    suboptions:
+      name:
+        description: Its VM.
+        type: str
+      snapshot:
+        description: Its name.
+        type: str
+  vms:
+    description: Many VMs in one call. Options beside this list are the defaults of each item.
+    type: list
+    elements: dict
+    suboptions:
+      name: *name
+      state: *state
+      snapshot: *snapshot
+      memory: *memory
+      keep: *keep
+      verify: *verify
+      source: *source
+  state_dir:
+    description: The directory with C(vms/NAME) and C(snapshots/NAME).
+    type: path
+    default: /var/lib/microvm
+  run_dir:
+    description: The directory in which each VM that runs has its own.
+    type: path
+    default: /run/microvm
+seealso:
+  - module: microvm.cloud_hypervisor.ch_snapshot_info
+  - module: microvm.cloud_hypervisor.ch_vm
+  - module: microvm.cloud_hypervisor.ch_disks
+"""
+
+EXAMPLES = r"""
+- name: Snapshot two VMs before an upgrade
+  microvm.cloud_hypervisor.ch_snapshot:
+    snapshot: before-upgrade
+    vms:
+      - name: web
+      - name: db
+
+- name: Go back
+  microvm.cloud_hypervisor.ch_snapshot:
+    name: web
+    snapshot: before-upgrade
+    state: restored
+
+- name: Every night, the disks alone, for a week
+  microvm.cloud_hypervisor.ch_snapshot:
+    name: db
+    memory: false
+    keep: 7
+
+- name: Clone the disks of a VM that is then provisioned under a name of its own
+  microvm.cloud_hypervisor.ch_snapshot:
+    name: web-test
+    state: cloned
+    source:
+      name: web
+      snapshot: before-upgrade
+"""
+
+RETURN = r"""
+vms:
+  description:
+    - What was reached for each VM, by its name.
+    - C(snapshot) is the one that was asked for, C(snapshots) are all of the VM, the oldest first, with their sizes in bytes. C(memory) is whether memory is in one.
+    - C(paused_seconds) is for how long the guest stood still.
+  returned: always
+  type: dict
+  sample:
+    web:
+      changed: true
+      actions: [made before-upgrade]
+      paused_seconds: 0.412
+      snapshot: &sample
+        name: before-upgrade
+        path: /var/lib/microvm/snapshots/web/before-upgrade
+        created: "2026-01-31T23:59:59.000000+00:00"
+        memory: true
+        vmm_version: 53.0.0
+        size: 1073741824
+      snapshots: [*sample]
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import vm_restore, vm_snapshot, vmm_api
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import Outcome, report, requested, run_each
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.runner import HostRunner
+
+VM_OPTIONS = {
+    "name": {"type": "str"},
+    "state": {"type": "str", "choices": ["present", "restored", "cloned", "absent"]},
+    "snapshot": {"type": "str"},
+    "memory": {"type": "bool"},
+    "keep": {"type": "int"},
+    "verify": {"type": "bool"},
+    "source": {"type": "dict", "options": {"name": {"type": "str"}, "snapshot": {"type": "str"}}},
+}
+WORK = {"restored": vm_restore.restore, "cloned": vm_restore.clone}
+
+
+def ensure(item: Mapping[str, Any], **host: Any) -> Outcome:
+    """Do what one VM's options say."""
+    return WORK.get(item.get("state") or "present", vm_snapshot.ensure)(item, **host)
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            **VM_OPTIONS,
+            "vms": {"type": "list", "elements": "dict", "options": VM_OPTIONS},
+            "workers": {"type": "int", "default": 8},
+            "state_dir": {"type": "path", "default": "/var/lib/microvm"},
+            "run_dir": {"type": "path", "default": "/run/microvm"},
+        },
+        supports_check_mode=True,
+    )
+    if not vmm_api.HAS_REQUESTS_UNIXSOCKET:
+        module.fail_json(
+            msg=missing_required_lib("requests-unixsocket"), exception=vmm_api.REQUESTS_UNIXSOCKET_IMPORT_ERROR
+        )
+    work = partial(
+        ensure,
+        state_dir=Path(module.params["state_dir"]),
+        run_dir=Path(module.params["run_dir"]),
+        runner=HostRunner(),
+        check_mode=module.check_mode,
+    )
+    try:
+        items = requested(module.params, shared=["workers", "state_dir", "run_dir"])
+        outcomes = run_each(items, work, workers=module.params["workers"])
+    except MicrovmError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**report(outcomes))
+
+
+if __name__ == "__main__":
+    main()
