@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from . import snapshot_disks, snapshot_store, vm_config, vm_record, vm_snapshot, vm_start, vm_stop
+from . import snapshot_disks, snapshot_memory, snapshot_store, vm_config, vm_record, vm_snapshot, vm_start, vm_stop
 from .bulk import Outcome
 from .errors import MicrovmError
 from .files import locked_directory, replacing, staged
@@ -107,7 +107,8 @@ def _run(vm: Vm, spec: Spec, snapshot: Snapshot, *, memory: bool) -> None:
 
     def fill(_client: VmmClient) -> None:
         timeout = 60 + snapshot.facts()["size"] / _SLOWEST_READ
-        vm.client(timeout=timeout).restore(f"file://{snapshot.path / snapshot_store.MEMORY}")
+        with snapshot_memory.readable(vm, snapshot.path / snapshot_store.MEMORY) as directory:
+            vm.client(timeout=timeout).restore(f"file://{directory}")
         vm.client().act("resume")
 
     try:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from . import snapshot_disks, snapshot_store, vm_config, vm_start, vm_stop, vmm_versions
+from . import snapshot_disks, snapshot_memory, snapshot_store, vm_config, vm_start, vm_stop, vmm_versions
 from .bulk import Outcome
 from .errors import MicrovmError
 from .files import locked_directory
@@ -137,6 +137,7 @@ def clear_unfinished(vm: Vm, state_dir: Path, *, check_mode: bool = False) -> li
                 vm.client().act("resume")
         actions.append(f"removed {path.name}, which was not finished")
         if not check_mode:
+            snapshot_memory.clear(vm)
             snapshot_store.remove(path)
     return actions
 
@@ -156,9 +157,9 @@ def create(vm: Vm, now: Current, *, state_dir: Path, name: str, memory: bool) ->
         begun = time.monotonic()
         with _standing_still(vm, now):
             if memory:
-                (path / snapshot_store.MEMORY).mkdir(mode=0o700)
-                timeout = 60 + config["memory"]["size"] / _SLOWEST_WRITE
-                vm.client(timeout=timeout).snapshot(f"file://{path / snapshot_store.MEMORY}")
+                with snapshot_memory.written(vm, path / snapshot_store.MEMORY) as directory:
+                    timeout = 60 + config["memory"]["size"] / _SLOWEST_WRITE
+                    vm.client(timeout=timeout).snapshot(f"file://{directory}")
             _copy(vm.runner, disks, path)
         paused = time.monotonic() - begun if now.state == "running" else 0.0
         (path / _INTENT).unlink()
@@ -213,21 +214,31 @@ def _go_on(vm: Vm, now: Current, because: BaseException | None = None) -> None:
         else:
             vm.client().ping()
     except (VmmError, VmmUnreachable) as error:
-        if not wait_for_end(vm.supervisor, _END_SECONDS):
+        if not _is_gone(vm, now):
             raise MicrovmError(f"the guest could not be resumed after the snapshot: {error.message}") from error
         cause = because or error
-        lost = f"the VMM died while the snapshot was made, and with it the guest ({cause}; {vm.supervisor.last_words()})"
+        lost = (
+            f"the VMM died while the snapshot was made, and with it the guest ({cause}; {vm.supervisor.last_words()})"
+        )
         restart_lost(vm, lost, cause)
+
+
+def _is_gone(vm: Vm, now: Current) -> bool:
+    """Return whether the VMM has ended, or ends at once. Its unit may have started another by now."""
+    return wait_for_end(vm.supervisor, _END_SECONDS) or vm.supervisor.pid() != now.pid
 
 
 def restart_lost(vm: Vm, lost: str, because: BaseException) -> None:
     """Start a VM from its disks whose guest is lost. Raises MicrovmError in any case: ``lost``, and what was done."""
-    record = current(vm).record
-    vm_stop.clean(vm)
     try:
-        spec = vm_config.parse((record or {})["options"], vm.paths)
-        vm_start.start(vm, spec)
-        vm_start.boot(vm, spec)
+        vm.supervisor.settle()
+        now = current(vm)
+        if now.state != "running":
+            vm_stop.stop(vm, grace=0)
+            vm_stop.clean(vm)
+            spec = vm_config.parse((now.record or {})["options"], vm.paths)
+            vm_start.start(vm, spec)
+            vm_start.boot(vm, spec)
     except MicrovmError as error:
         raise MicrovmError(f"{lost}; it could not be started again from its disks: {error.message}") from error
     raise MicrovmError(f"{lost}; it was started again from its disks") from because
