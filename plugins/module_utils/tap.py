@@ -23,16 +23,20 @@ _PROC = Path("/proc/sys/net")
 # IFNAMSIZ of linux/if.h leaves 15 characters.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 # linux/if_tun.h
-_IFF_TAP, _IFF_VNET_HDR = 0x0002, 0x4000
+_IFF_TAP, _IFF_MULTI_QUEUE, _IFF_VNET_HDR = 0x0002, 0x0100, 0x4000
 
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """A TAP by its name, the host's addresses on it with their prefixes, and the user id that may open it."""
+    """A TAP by its name, the host's addresses on it with their prefixes, and the user id that may open it.
+
+    ``multi_queue``: a NIC with more than two queues opens it once for each pair.
+    """
 
     name: str
     addresses: tuple[str, ...] = ()
     owner: int | None = None
+    multi_queue: bool = False
 
 
 def check_name(name: str) -> str:
@@ -70,11 +74,18 @@ def missing(runner: Runner, tap: Tap) -> list[str]:
             f"the interface '{tap.name}' is there and is no TAP with vnet_hdr; remove it, or choose another name",
             option="nets.tap",
         )
+    if _queues_differ(tap) and not has_carrier(tap.name):
+        return [f"made the TAP {tap.name} anew"]
     shown = _shown(runner, tap.name)
     steps = [f"gave {tap.name} the address {address}" for address in _missing_addresses(shown, tap)]
     if "UP" not in shown["flags"]:
         steps.append(f"set {tap.name} up")
     return steps
+
+
+def _queues_differ(tap: Tap) -> bool:
+    """Return whether the TAP is for one queue pair where it should be for several, or the other way round."""
+    return bool(_flags(tap.name) & _IFF_MULTI_QUEUE) != tap.multi_queue
 
 
 def _flags(name: str) -> int:
@@ -110,14 +121,16 @@ def _owner(name: str) -> int:
 def ensure(runner: Runner, tap: Tap) -> bool:
     """Make the TAP, or what it lacks; return whether it was made. Raises CommandFailed; a new one is gone then.
 
-    One that no VMM has open is made anew where its owner is another.
+    One that no VMM has open is made anew where its owner, or the number of its queues, is another.
     """
     made = not exists(tap.name)
-    if not made and tap.owner not in (None, _owner(tap.name)) and not has_carrier(tap.name):
+    other = tap.owner not in (None, _owner(tap.name)) or _queues_differ(tap)
+    if not made and other and not has_carrier(tap.name):
         remove(runner, tap.name)
         made = True
     if made:
         argv = ["ip", "tuntap", "add", "dev", tap.name, "mode", "tap", "vnet_hdr"]
+        argv += ["multi_queue"] if tap.multi_queue else []
         runner.run(argv if tap.owner is None else [*argv, "user", str(tap.owner)])
     try:
         for address in _missing_addresses(_shown(runner, tap.name), tap):

@@ -4,50 +4,71 @@
 
 """From a VM's options to the VmConfig that the VMM is told. Pure.
 
-Facts from Cloud Hypervisor's API document, schema VmConfig and those below it.
+What is a property by itself is in the table (vm_properties.py); here is what takes more than one, and the defaults of ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_interface
 from typing import Any
 
-from . import vsock_notify
-from .addressing import FIRST_CID, LAST_CID, parse_mac
+from . import vm_checks, vsock_notify
 from .errors import MicrovmError
 from .names import check_vm_name
 from .sizes import parse_size
 from .tap import Tap, check_name
+from .vm_devices import IMAGE_TYPES
 from .vm_paths import Paths
+from .vm_properties import VM
+from .vm_schema import encoded
 from .vmm_api import check_socket_path
 
 DEFAULT_VMM = "cloud-hypervisor"
 DEFAULT_GRACE = 30
 DEFAULT_BOOT_TIMEOUT = 30
 DEFAULT_MEMORY = "512MiB"
-_CONSOLE_MODES = {"file": "File", "pty": "Pty", "socket": "Socket", "null": "Null", "off": "Off"}
-_IMAGE_TYPES = {"raw": "Raw", "qcow2": "Qcow2"}
-# VIRTIO_BLK_ID_BYTES (virtio 1.2, 5.2.6)
-_MAX_SERIAL = 20
+# The lists of devices, by their properties, and what their devices are called where they have no name.
+DEVICES = {
+    "disks": "disk",
+    "net": "net",
+    "fs": "fs",
+    "pmem": "pmem",
+    "devices": "device",
+    "user_devices": "user_device",
+    "vdpa": "vdpa",
+    "generic_vhost_user": "generic_vhost_user",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What is asked for: the VmConfig, the TAPs to be made beforehand, and how the VM is run."""
+    """What is asked for: the VmConfig, the TAPs to be made beforehand, and how the VM is run.
+
+    ``sizes`` are the disks' in bytes, by their ids, where they are asked for.
+    """
 
     config: dict[str, Any]
     taps: tuple[Tap, ...]
     vmm: str = DEFAULT_VMM
     boot_timeout: float = DEFAULT_BOOT_TIMEOUT
     labels: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     def files(self) -> dict[str, str]:
         """Return the files that the VMM opens, each by the option that names it."""
-        payload = {f"payload.{key}": path for key, path in self.config["payload"].items() if key != "cmdline"}
-        disks = {f"disks.{disk['id']}": str(disk["path"]) for disk in self.config["disks"]}
-        return {**payload, **disks}
+        return dict(_files(self.config))
+
+
+def _files(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key in ("kernel", "initramfs", "firmware", "igvm"):
+        if key in config["payload"]:
+            yield f"payload.{key}", config["payload"][key]
+    for kind, key in (("disks", "path"), ("pmem", "file"), ("devices", "path"), ("vdpa", "path")):
+        for device in config.get(kind, ()):
+            if key in device:
+                yield f"{kind}.{device['id']}", device[key]
 
 
 def parse(options: Mapping[str, Any], paths: Paths) -> Spec:
@@ -55,107 +76,82 @@ def parse(options: Mapping[str, Any], paths: Paths) -> Spec:
     check_vm_name(options["name"])
     for socket in (paths.api_socket, paths.vsock_socket, paths.serial_socket):
         check_socket_path(str(socket), option="run_dir")
-    nets = [_net(net, index) for index, net in enumerate(options.get("nets") or ())]
-    config: dict[str, Any] = {
-        "cpus": _cpus(options.get("cpus") or {}),
-        "memory": _memory(options.get("memory") or {}),
-        "payload": _payload(options.get("payload") or {}),
-        "disks": _disks(options.get("disks") or ()),
-        "net": [net for net, _tap in nets],
-        "serial": _console(options.get("serial") or {}, "file", paths, option="serial"),
-        "console": _console(options.get("console") or {}, "off", paths, option="console"),
-        "rng": {"src": (options.get("rng") or {}).get("src") or "/dev/urandom"},
-        "watchdog": bool(options.get("watchdog")),
-    }
-    _refuse_shared(
-        [disk["id"] for disk in config["disks"]] + [net["id"] for net in config["net"]], "id", "disks or nets"
-    )
-    _refuse_shared([disk["path"] for disk in config["disks"]], "path", "disks")
-    _refuse_shared([net["tap"] for net in config["net"]], "TAP", "nets")
-    if options.get("vsock"):
-        config["vsock"] = _vsock(options["vsock"], paths)
-    platform = _given(options.get("platform") or {}, "serial_number", "uuid", "oem_strings")
+    config = encoded(VM, options)
+    _give_defaults(config)
+    for disk, asked in zip(config["disks"], options.get("disks") or (), strict=True):
+        _complete_disk(disk, asked)
+    taps = [_tap(net, asked) for net, asked in zip(config["net"], options.get("nets") or (), strict=True)]
+    config["serial"] = _port(config.get("serial", {}), "File", paths, option="serial")
+    config["console"] = _port(config.get("console", {}), "Off", paths, option="console")
+    if "debug_console" in config:
+        config["debug_console"] = _port(config["debug_console"], "Off", paths, option="debug_console")
+    if "vsock" in config:
+        config["vsock"]["socket"] = str(paths.vsock_socket)
     if (options.get("wait_for") or {}).get("notify"):
+        platform = config.setdefault("platform", {})
         platform["oem_strings"] = [*platform.get("oem_strings", ()), vsock_notify.credential()]
-    if platform:
-        config["platform"] = platform
+    vm_checks.check(config)
     timeout = options.get("boot_timeout")
     return Spec(
         config=config,
-        taps=tuple(tap for _net_config, tap in nets),
+        taps=tuple(tap for tap in taps if tap is not None),
         vmm=options.get("vmm") or DEFAULT_VMM,
         boot_timeout=DEFAULT_BOOT_TIMEOUT if timeout is None else timeout,
         labels=options.get("labels") or {},
+        sizes={
+            disk["id"]: parse_size(asked["size"], option="disks.size")
+            for disk, asked in zip(config["disks"], options.get("disks") or (), strict=True)
+            if asked.get("size") is not None
+        },
     )
 
 
-def _given(options: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: options[key] for key in keys if options.get(key) is not None}
+def _give_defaults(config: dict[str, Any]) -> None:
+    cpus = config.setdefault("cpus", {})
+    cpus["boot_vcpus"] = cpus.get("boot_vcpus", 1)
+    cpus.setdefault("max_vcpus", cpus["boot_vcpus"])
+    memory = config.setdefault("memory", {})
+    memory.setdefault("size", 0 if memory.get("zones") else parse_size(DEFAULT_MEMORY, option="memory.size"))
+    config.setdefault("rng", {}).setdefault("src", "/dev/urandom")
+    config.setdefault("payload", {})
+    config.setdefault("watchdog", False)
+    if "balloon" in config:
+        config["balloon"].setdefault("size", 0)
+    for kind in ("disks", "net"):
+        config.setdefault(kind, [])
+    for kind, name in DEVICES.items():
+        for position, device in enumerate(config.get(kind, ())):
+            device.setdefault("id", f"{name}{position}")
+    # The API document wants these, though the VMM has defaults.
+    for fs in config.get("fs", ()):
+        fs.setdefault("num_queues", 1)
+        fs.setdefault("queue_size", 1024)
+    for vdpa in config.get("vdpa", ()):
+        vdpa.setdefault("num_queues", 1)
 
 
-def _refuse_shared(values: Sequence[str], what: str, option: str) -> None:
-    for value in values:
-        if values.count(value) > 1:
-            raise MicrovmError(f"the {what} {value!r} stands twice; each has one of its own", option=option)
+def _complete_disk(disk: dict[str, Any], options: Mapping[str, Any]) -> None:
+    if ("path" in disk) == ("vhost_socket" in disk):
+        raise MicrovmError(f"the disk {disk['id']} takes either a path or a vhost_socket", option="disks.path")
+    if "vhost_socket" in disk:
+        disk["vhost_user"] = True
+        return
+    # Never probed: a guest could write the header of a format that names files of the host.
+    ending = disk["path"].rpartition(".")[2]
+    disk.setdefault("image_type", IMAGE_TYPES.get(ending, "Raw"))
+    disk["readonly"] = bool(options.get("readonly"))
+    if disk["image_type"] == "Qcow2":
+        disk["backing_files"] = bool(options.get("backing_files"))
+    else:
+        disk.pop("backing_files", None)
 
 
-def _cpus(options: Mapping[str, Any]) -> dict[str, Any]:
-    boot = options.get("boot") or 1
-    most = options.get("max") or boot
-    if not 1 <= boot <= most:
-        raise MicrovmError(f"boot is {boot} and max is {most}; it takes 1 <= boot <= max", option="cpus")
-    return {"boot_vcpus": boot, "max_vcpus": most}
-
-
-def _memory(options: Mapping[str, Any]) -> dict[str, Any]:
-    size = parse_size(options.get("size") or DEFAULT_MEMORY, option="memory.size")
-    if size < 1 << 20 or size % 4096:
-        raise MicrovmError(
-            f"{size} bytes are asked for; give at least 1MiB, in pages of 4096 bytes", option="memory.size"
-        )
-    memory: dict[str, Any] = {"size": size, **_given(options, "shared", "hugepages", "mergeable")}
-    if options.get("hotplug_size") is not None:
-        memory["hotplug_size"] = parse_size(options["hotplug_size"], option="memory.hotplug_size")
-    return memory
-
-
-def _payload(options: Mapping[str, Any]) -> dict[str, Any]:
-    payload = _given(options, "kernel", "initramfs", "cmdline", "firmware")
-    if ("kernel" in payload) == ("firmware" in payload):
-        raise MicrovmError("give either a kernel or a firmware for the VM to boot", option="payload")
-    if "firmware" in payload and len(payload) > 1:
-        raise MicrovmError("a firmware finds kernel, initramfs and cmdline itself; leave them out", option="payload")
-    return payload
-
-
-def _disks(disks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    result = []
-    for index, options in enumerate(disks):
-        path = options.get("path")
-        if path is None:
-            raise MicrovmError(f"disk {index} has no path", option="disks.path")
-        image_type = options.get("image_type") or ("qcow2" if path.endswith(".qcow2") else "raw")
-        disk: dict[str, Any] = {
-            "id": options.get("id") or f"disk{index}",
-            "path": path,
-            # Never probed: a guest could write the header of a format that names files of the host.
-            "image_type": _IMAGE_TYPES[image_type],
-            "readonly": bool(options.get("readonly")),
-        }
-        if image_type == "qcow2":
-            disk["backing_files"] = bool(options.get("backing_files"))
-        if options.get("serial") is not None:
-            if len(options["serial"].encode()) > _MAX_SERIAL:
-                raise MicrovmError(f"{options['serial']!r} has more than {_MAX_SERIAL} bytes", option="disks.serial")
-            disk["serial"] = options["serial"]
-        result.append(disk)
-    return result
-
-
-def _net(options: Mapping[str, Any], index: int) -> tuple[dict[str, Any], Tap]:
-    if options.get("tap") is None:
-        raise MicrovmError(f"NIC {index} has no tap", option="nets.tap")
-    name = check_name(options["tap"])
+def _tap(net: dict[str, Any], options: Mapping[str, Any]) -> Tap | None:
+    if ("tap" in net) == ("vhost_socket" in net):
+        raise MicrovmError(f"the NIC {net['id']} takes either a tap or a vhost_socket", option="nets.tap")
+    if "vhost_socket" in net:
+        net["vhost_user"] = True
+        return None
     addresses = []
     for address, prefix in (("host_address", "prefix"), ("host_address6", "prefix6")):
         if options.get(address) is not None:
@@ -166,29 +162,19 @@ def _net(options: Mapping[str, Any], index: int) -> tuple[dict[str, Any], Tap]:
                 raise MicrovmError(
                     f"{text!r} is not an address with a prefix; give {address} and {prefix}", option=f"nets.{address}"
                 ) from error
-    net: dict[str, Any] = {"id": options.get("id") or f"net{index}", "tap": name}
-    if options.get("mac") is not None:
-        net["mac"] = parse_mac(options["mac"])
-    return net, Tap(name, tuple(addresses))
+    return Tap(check_name(net["tap"]), tuple(addresses), multi_queue=net.get("num_queues", 2) > 2)
 
 
-def _console(options: Mapping[str, Any], default: str, paths: Paths, *, option: str) -> dict[str, Any]:
-    mode = options.get("mode") or default
-    if option == "console" and mode == "socket":
-        raise MicrovmError("only the serial port can be a socket", option="console.mode")
-    console: dict[str, Any] = {"mode": _CONSOLE_MODES[mode]}
-    if mode == "file":
-        file = options.get("file") or (str(paths.serial_log) if option == "serial" else None)
-        if file is None:
+def _port(port: dict[str, Any], default: str, paths: Paths, *, option: str) -> dict[str, Any]:
+    port.setdefault("mode", default)
+    if port["mode"] != "File":
+        port.pop("file", None)
+    elif "file" not in port:
+        if option != "serial":
             raise MicrovmError("is missing for the mode file", option=f"{option}.file")
-        console["file"] = file
-    elif mode == "socket":
-        console["socket"] = str(paths.serial_socket)
-    return console
-
-
-def _vsock(options: Mapping[str, Any], paths: Paths) -> dict[str, Any]:
-    cid = options.get("cid")
-    if cid is None or not FIRST_CID <= cid <= LAST_CID:
-        raise MicrovmError(f"{cid!r} is not a guest's context id; use {FIRST_CID} to {LAST_CID}", option="vsock.cid")
-    return {"cid": cid, "socket": str(paths.vsock_socket)}
+        port["file"] = str(paths.serial_log)
+    if port["mode"] == "Socket":
+        if option != "serial":
+            raise MicrovmError("only the serial port can be a socket", option=f"{option}.mode")
+        port["socket"] = str(paths.serial_socket)
+    return port

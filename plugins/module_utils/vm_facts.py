@@ -46,7 +46,7 @@ def describe(vm: Vm, now: Current) -> dict[str, Any]:
         "pty": _console_file(config, "serial", "Pty") if alive else None,
         "console_pty": _console_file(config, "console", "Pty") if alive else None,
         "serial_log": _console_file(config, "serial", "File"),
-        "taps": [net["tap"] for net in config.get("net") or ()],
+        "taps": [net["tap"] for net in config.get("net") or () if "tap" in net],
         "labels": record.get("options", {}).get("labels") or {},
     }
 

@@ -189,7 +189,8 @@ def _remove(vm: Vm, now: Current) -> None:
     vm_stop.clean(vm)
     config = (now.record or {}).get("config", {})
     for net in config.get("net", ()):
-        tap.remove(vm.runner, net["tap"])
+        if "tap" in net:
+            tap.remove(vm.runner, net["tap"])
     vm_unit.remove(vm, config)
     vm.paths.serial_log.unlink(missing_ok=True)
     vm.paths.life.unlink(missing_ok=True)

@@ -162,7 +162,7 @@ class Probe:
             raise MicrovmError(
                 f"the VM ended while it was waited for {condition}; {self.last_words()}", option="wait_for"
             )
-        taps = [net["tap"] for net in self._config.get("net") or ()]
+        taps = [net["tap"] for net in self._config.get("net") or () if "tap" in net]
         first = taps[0] if taps else None
         address = str(self._asked.address)
         match condition.kind:

@@ -2,32 +2,24 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which release of Cloud Hypervisor brings what. Pure, but for asking a binary for its version.
-
-Facts from the API documents of the releases (vmm/src/api/openapi/cloud-hypervisor.yaml in each).
-"""
+"""Which release of Cloud Hypervisor is there, and what a VmConfig is for it."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from . import vm_schema
 from .errors import MicrovmError
 from .runner import Runner
+from .vm_properties import VM
+from .vm_schema import OLDEST, Version, spelled
 
-OLDEST = (43, 0)
-# What v43 lacks, by its place in VmConfig.
-_SINCE = {
-    "disks.image_type": (51, 0),
-    "disks.backing_files": (51, 0),
-}
-# What these do without the property: the release looks at a disk's first bytes itself, and follows backing files.
-_DEFAULTED = frozenset({"disks.image_type", "disks.backing_files"})
-
-Version = tuple[int, int]
+# The first release whose API has vm.resize-disk, by the documents.
+RESIZES_DISKS: Version = (50, 0)
 # What binaries said, by the file that they were then.
 _answers: dict[tuple[str, int, int, int], str] = {}
 
@@ -45,8 +37,7 @@ def installed(runner: Runner, vmm: str) -> Version:
     version = parse(_said(runner, vmm))
     if version < OLDEST:
         raise MicrovmError(
-            f"'{vmm}' is Cloud Hypervisor v{version[0]}.{version[1]}; v{OLDEST[0]}.{OLDEST[1]} is the oldest supported",
-            option="vmm",
+            f"'{vmm}' is Cloud Hypervisor {spelled(version)}; {spelled(OLDEST)} is the oldest supported", option="vmm"
         )
     return version
 
@@ -63,30 +54,9 @@ def _said(runner: Runner, vmm: str) -> str:
     return _answers[identity]
 
 
-def _places(config: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in config.items():
-        for part in value if isinstance(value, list) else [value]:
-            if isinstance(part, Mapping):
-                for key in part:
-                    yield f"{name}.{key}"
-
-
 def adapted(config: Mapping[str, Any], version: Version) -> dict[str, Any]:
     """Return the VmConfig for a release, without what it lacks and does of itself.
 
     Raises MicrovmError, naming the release that brings it, for what it lacks and cannot do.
     """
-    lacking = {place for place in _places(config) if version < _SINCE.get(place, OLDEST)}
-    for place in sorted(lacking - _DEFAULTED):
-        since = _SINCE[place]
-        raise MicrovmError(
-            f"needs Cloud Hypervisor v{since[0]}.{since[1]}, and v{version[0]}.{version[1]} is installed", option=place
-        )
-    result: dict[str, Any] = {}
-    for name, value in config.items():
-        left_out = {place.partition(".")[2] for place in lacking if place.startswith(f"{name}.")}
-        if isinstance(value, list):
-            result[name] = [{key: part[key] for key in part if key not in left_out} for part in value]
-        else:
-            result[name] = value
-    return result
+    return vm_schema.adapted(VM, config, version)

@@ -35,6 +35,24 @@ OPTIONS = {
         "grace",
         "boot_timeout",
         "wait_for",
+        "rate_limit_groups",
+        "fs",
+        "pmem",
+        "devices",
+        "user_devices",
+        "vdpa",
+        "generic_vhost_user",
+        "debug_console",
+        "rtc",
+        "balloon",
+        "pvpanic",
+        "tpm",
+        "iommu",
+        "numa",
+        "pci_segments",
+        "sgx_epc",
+        "landlock_enable",
+        "landlock_rules",
     ),
 }
 # The keys that the role reads itself, to compose options or the cloud-init documents.
@@ -46,6 +64,8 @@ ROLE_KEYS = (
     "service",
     "data",
     "vsock",
+    "nic",
+    "disk_options",
     "hostname",
     "instance_id",
     "dns",
@@ -155,6 +175,16 @@ def nft(entry: Entry, leased: Facts) -> dict[str, Any]:
     return {**_own("ch_nft", entry), **addresses}
 
 
+def _disks_with(entry: Entry, built: Iterable[Facts]) -> list[Facts]:
+    """Return the disks with the entry's own options for them. Raises ComposeError where it names one that is not built."""
+    more = entry.get("disk_options") or {}
+    there = [str(disk["id"]) for disk in built]
+    for name in more:
+        if name not in there:
+            raise ComposeError(f"VM '{entry['name']}': disk_options names '{name}'; its disks are {', '.join(there)}")
+    return [{**disk, **more.get(disk["id"], {})} for disk in built]
+
+
 def vm(entry: Entry, image: Facts, leased: Facts, built: Facts) -> dict[str, Any]:
     """Return the options of ch_vm: what the earlier steps made, put together to one machine."""
     payload = {key: image[key] for key in ("kernel", "initramfs", "firmware") if image.get(key)}
@@ -169,8 +199,8 @@ def vm(entry: Entry, image: Facts, leased: Facts, built: Facts) -> dict[str, Any
         **_own("ch_vm", entry),
         "state": entry.get("state", "running"),
         "payload": payload,
-        "disks": built["disks"],
-        "nets": [net],
+        "disks": _disks_with(entry, built["disks"]),
+        "nets": [{**(entry.get("nic") or {}), **net}],
     }
     if entry.get("vsock", True):
         options["vsock"] = {"cid": leased["cid"]}

@@ -51,6 +51,11 @@ class Document:
             if "properties" in schema:
                 schema.setdefault("additionalProperties", False)
 
+    @property
+    def schemas(self) -> dict[str, Any]:
+        """The schemas by their names."""
+        return dict(self._components["schemas"])
+
     def _operation(self, method: str, call: str) -> dict[str, Any] | None:
         return self._document["paths"].get(f"/{call}", {}).get(method.lower())
 

@@ -114,3 +114,22 @@ def test_a_firmware_has_no_command_line_and_vsock_can_be_left_out() -> None:
     options = compose.vm(entry, firmware, LEASE, {"disks": []})
     assert (options["payload"], options["state"]) == ({"firmware": "/i/fw"}, "stopped")
     assert "vsock" not in options
+
+
+def test_more_options_of_a_nic_and_of_disks() -> None:
+    entry = {
+        "name": "a",
+        "image": "i",
+        "nic": {"mtu": 9000, "tap": "not-this-one"},
+        "disk_options": {"root": {"rate_limit": {"ops": 100}}},
+        "balloon": {"size": "64MiB"},
+    }
+    options = compose.vm(entry, IMAGE, LEASE, {"disks": [{"id": "root", "path": "/r"}, {"id": "cidata", "path": "/c"}]})
+    assert options["balloon"] == {"size": "64MiB"}
+    assert (options["nets"][0]["mtu"], options["nets"][0]["tap"]) == (9000, "chtap0")
+    assert options["disks"] == [
+        {"id": "root", "path": "/r", "rate_limit": {"ops": 100}},
+        {"id": "cidata", "path": "/c"},
+    ]
+    with pytest.raises(ComposeError, match="VM 'a': disk_options names 'dta'; its disks are root"):
+        compose.vm({**entry, "disk_options": {"dta": {}}}, IMAGE, LEASE, {"disks": [{"id": "root"}]})

@@ -1,0 +1,125 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The typed model of a VM against each release's API document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from documents import VERSIONS, available, directory, document
+
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import vm_schema, vmm_versions
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.vm_properties import LEFT_OUT, VM
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.vm_schema import Property
+
+pytestmark = pytest.mark.skipif(not available(), reason=f"the API documents are not in {directory()}")
+
+# Properties that a release's own code has and its document has not (vmm/src/vm_config.rs of the release).
+DOCUMENTED_LATER = {
+    "v43.0": {
+        "disks.disable_aio",
+        "disks.disable_io_uring",
+        "console.socket",
+        "net.offload_csum",
+        "net.offload_tso",
+        "net.offload_ufo",
+        "payload.host_data",
+        "payload.igvm",
+        "platform.sev_snp",
+        "serial.file",
+        "serial.mode",
+        "serial.socket",
+        "user_devices",
+        "user_devices.id",
+        "user_devices.pci_segment",
+        "user_devices.socket",
+    },
+    "v48.0": {
+        "disks.disable_aio",
+        "disks.disable_io_uring",
+        "net.offload_csum",
+        "net.offload_tso",
+        "net.offload_ufo",
+        "platform.iommu_address_width_bits",
+        "serial.file",
+        "serial.mode",
+        "serial.socket",
+        "user_devices",
+        "user_devices.id",
+        "user_devices.pci_segment",
+        "user_devices.socket",
+    },
+    "v53.0": {
+        "cpus.profile",
+        "disks.disable_aio",
+        "disks.disable_io_uring",
+        "generic_vhost_user",
+    },
+}
+
+
+def places(version: str) -> dict[str, dict[str, Any]]:
+    """Return every property below VmConfig in a document, by its place."""
+    schemas = document(version).schemas
+
+    def walk(schema: dict[str, Any], at: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        schema = schema.get("items", schema)
+        if "$ref" in schema:
+            schema = schemas[schema["$ref"].rpartition("/")[2]]
+        for name, part in schema.get("properties", {}).items():
+            yield f"{at}{name}", part
+            yield from walk(part, f"{at}{name}.")
+
+    return dict(walk(schemas["VmConfig"], ""))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_property_is_an_option_or_left_out_for_a_reason(version: str) -> None:
+    there = places(version)
+    assert len(there) > 100, "the document was read"
+    unknown = there.keys() - vm_schema.paths(VM) - LEFT_OUT.keys()
+    assert not unknown, f"neither options nor left out with a reason: {sorted(unknown)}"
+
+
+def test_what_is_left_out_is_no_option_and_has_a_reason() -> None:
+    assert not LEFT_OUT.keys() & vm_schema.paths(VM)
+    assert all(LEFT_OUT.values())
+
+
+def supported(properties: tuple[Property, ...], version: tuple[int, int], at: str = "") -> Iterator[str]:
+    """List the places that the model takes a release to have."""
+    for prop in properties:
+        if prop.key is None or version < prop.since or (prop.until is not None and version > prop.until):
+            continue
+        yield f"{at}{prop.key}"
+        if prop.encode is None:
+            yield from supported(prop.fields, version, f"{at}{prop.key}.")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_model_takes_no_release_for_having_what_it_has_not(version: str) -> None:
+    claimed = set(supported(VM, vmm_versions.parse(version)))
+    surplus = claimed - places(version).keys() - DOCUMENTED_LATER[version]
+    surplus = {place for place in surplus if not place.startswith("generic_vhost_user.")}
+    assert not surplus, f"{version} does not have {sorted(surplus)}"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_default_of_the_model_is_the_document_s(version: str) -> None:
+    there = places(version)
+
+    def walk(properties: tuple[Property, ...], at: str) -> Iterator[tuple[str, Any, Any]]:
+        for prop in properties:
+            if prop.key is None:
+                continue
+            documented = there.get(f"{at}{prop.key}", {})
+            if "default" in documented and prop.encode is None and not prop.required:
+                yield f"{at}{prop.key}", prop.default, documented["default"]
+            yield from walk(prop.fields, f"{at}{prop.key}.")
+
+    differing = [(place, ours, theirs) for place, ours, theirs in walk(VM, "") if ours != theirs]
+    assert not differing
