@@ -8,30 +8,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from dataclasses import dataclass
 from ipaddress import ip_interface, ip_network
 
 from .addressing import Network
 from .runner import Runner
 
 
-def networks_in_use(runner: Runner, *, besides: Collection[str]) -> list[Network]:
-    """Return the networks of the host's addresses and routes, but the default routes.
+@dataclass(frozen=True, slots=True)
+class HostNetwork:
+    """What is taken on a host: the networks of its addresses and routes, and the names of its interfaces."""
 
-    The interfaces named in ``besides`` are left out: they are the TAPs of leases. Raises CommandFailed.
+    networks: tuple[Network, ...] = ()
+    interfaces: frozenset[str] = frozenset()
+
+
+def in_use(runner: Runner, *, besides: Collection[str]) -> HostNetwork:
+    """Return what is taken on the host, but for the default routes. Raises CommandFailed.
+
+    The interfaces named in ``besides`` are left out: they are the TAPs of leases.
     """
-    used: list[Network] = []
-    for link in json.loads(runner.run(["ip", "-json", "address", "show"]).stdout or "[]"):
-        if link.get("ifname") not in besides:
-            used += [
-                ip_interface(f"{address['local']}/{address['prefixlen']}").network
-                for address in link.get("addr_info", ())
-                if "local" in address
-            ]
-    for family in ("-4", "-6"):
-        shown = runner.run(["ip", "-json", family, "route", "show", "table", "all"]).stdout
-        used += [
-            ip_network(route["dst"])
-            for route in json.loads(shown or "[]")
-            if route["dst"] != "default" and route.get("dev") not in besides
-        ]
-    return used
+    # One process for both, which would be most of the time that a lease takes; a route's family shows in it.
+    shown = runner.run(["ip", "-json", "-batch", "-"], stdin="address show\nroute show table all\n").stdout
+    links, routes = (json.loads(line) for line in shown.splitlines() if line.strip())
+    others = [link for link in links if "ifname" in link and link["ifname"] not in besides]
+    addresses = [address for link in others for address in link.get("addr_info", ()) if "local" in address]
+    networks = [ip_interface(f"{address['local']}/{address['prefixlen']}").network for address in addresses]
+    networks += [
+        ip_network(route["dst"]) for route in routes if route["dst"] != "default" and route.get("dev") not in besides
+    ]
+    return HostNetwork(tuple(networks), frozenset(link["ifname"] for link in others))

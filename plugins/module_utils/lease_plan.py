@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from . import addressing
 from .addressing import Network, Pool
 from .errors import MicrovmError
+from .host_network import HostNetwork
 from .names import check_vm_name
 
 
@@ -108,13 +109,14 @@ def mismatch(lease: Lease, request: Request) -> MicrovmError | None:
 class _Allocator:
     """Hands out what no lease has, each kind in order, so that a call for many VMs searches once."""
 
-    def __init__(self, leases: Iterable[Lease], host: Sequence[Network]) -> None:
+    def __init__(self, leases: Iterable[Lease], host: HostNetwork) -> None:
         self.leases = list(leases)
-        self.host = host
+        self.host = host.networks
         self.searches: dict[int, tuple[Pool | None, Iterator[Network]]] = {}
         self.taps: dict[str, Iterator[str]] = {}
         self.macs = {lease.mac: lease.name for lease in self.leases}
-        self.taken_taps = {lease.tap for lease in self.leases}
+        # Another's interface is none that a VM may have as its TAP.
+        self.taken_taps = {*host.interfaces, *(lease.tap for lease in self.leases)}
         self.taken_cids = {lease.cid for lease in self.leases}
         self.cids = addressing.free_cids(self.taken_cids)
         self.networks: dict[Network, str] = {}
@@ -195,8 +197,8 @@ class _Allocator:
         return lease
 
 
-def plan(leases: Mapping[str, Lease], requests: Iterable[Request], host: Sequence[Network]) -> Plan:
-    """Return what to do for ``requests`` where ``leases`` are there and ``host`` are the networks in use on the host.
+def plan(leases: Mapping[str, Lease], requests: Iterable[Request], host: HostNetwork) -> Plan:
+    """Return what to do for ``requests`` where ``leases`` are there and ``host`` is what is taken on the host.
 
     What is released is free for the same call. A request that cannot be met is an error in its VM's outcome.
     """

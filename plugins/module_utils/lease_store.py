@@ -16,7 +16,7 @@ from typing import Any
 
 from .bulk import Outcome
 from .errors import MicrovmError
-from .host_network import networks_in_use
+from .host_network import in_use
 from .lease_plan import Lease, Request, parse_request, plan
 from .runner import Runner
 
@@ -104,7 +104,7 @@ def ensure(
             outcomes[item["name"]] = error.for_vm(item["name"])
     with _open(state_dir / "leases.db", write=not check_mode) as database:
         leases = _all(database)
-        host = networks_in_use(runner, besides={lease.tap for lease in leases.values()})
+        host = in_use(runner, besides={lease.tap for lease in leases.values()})
         planned = plan(leases, requests, host)
         database.executemany("DELETE FROM leases WHERE name = ?", [(lease.name,) for lease in planned.removed])
         _insert(database, planned.added)

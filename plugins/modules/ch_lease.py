@@ -64,7 +64,9 @@ options:
     description: The guest's MAC. The default is derived from its IPv4 address, and so as unique as that.
     type: str
   tap_prefix: &tap_prefix
-    description: What the name of its TAP begins with; a number follows. The default is V(chtap).
+    description:
+      - What the name of its TAP begins with; a number follows, such that no interface of the host has the name yet.
+      - The default is V(chtap).
     type: str
   vms:
     description: A list of VMs, each with the options of this module; what is given beside it is each item's default.

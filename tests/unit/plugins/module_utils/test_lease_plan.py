@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.addressing import Network
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.host_network import HostNetwork
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.lease_plan import (
     Lease,
     Plan,
@@ -19,8 +19,10 @@ from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.lease_pla
     plan,
 )
 
+NOTHING = HostNetwork()
 
-def planned(*items: dict[str, Any], leases: dict[str, Lease] | None = None, host: tuple[Network, ...] = ()) -> Plan:
+
+def planned(*items: dict[str, Any], leases: dict[str, Lease] | None = None, host: HostNetwork = NOTHING) -> Plan:
     return plan(leases or {}, [parse_request(item) for item in items], host)
 
 
@@ -55,6 +57,40 @@ def test_leases_of_one_call_share_nothing() -> None:
     leases = list(leased(*({"name": f"vm{number}"} for number in range(300))).values())
     for column in ("address", "subnet", "mac", "tap", "cid"):
         assert len({getattr(lease, column) for lease in leases}) == 300
+
+
+def test_subnets_of_another_prefix() -> None:
+    pool = {"cidr": "10.1.0.0/16", "prefix": 24}
+    leases = leased(*({"name": name, "pool": pool} for name in "abc"))
+    assert [(lease.subnet, lease.host_address, lease.address, lease.prefix) for lease in leases.values()] == [
+        (f"10.1.{number}.0/24", f"10.1.{number}.1", f"10.1.{number}.2", 24) for number in range(3)
+    ]
+
+
+def test_what_is_excluded_or_in_use_on_the_host_is_passed_over() -> None:
+    pool = {"cidr": "10.0.0.0/28", "prefix": 30, "exclude": ["10.0.0.4/32"]}
+    host = HostNetwork((ip_network("10.0.0.8/31"), ip_network("fd00::/8")), frozenset({"chtap0", "eth0"}))
+    result = planned({"name": "a", "pool": pool}, {"name": "b", "pool": pool}, {"name": "c", "pool": pool}, host=host)
+    assert [(lease.name, lease.subnet, lease.tap) for lease in result.added] == [
+        ("a", "10.0.0.0/30", "chtap1"),
+        ("b", "10.0.0.12/30", "chtap2"),
+    ]
+    assert "of 4, 2 leases lie in it and the rest is excluded or in use on the host" in error(result, "c")
+
+
+@pytest.mark.parametrize("address", ["10.0.0.6", "10.0.0.10"])
+def test_a_fixed_address_is_not_one_that_is_excluded_or_in_use(address: str) -> None:
+    pool = {"cidr": "10.0.0.0/28", "prefix": 30, "exclude": ["10.0.0.4/32"]}
+    host = HostNetwork((ip_network("10.0.0.8/31"),))
+    result = planned({"name": "a", "pool": pool, "address": address}, host=host)
+    assert "excluded, or in use on the host" in error(result, "a")
+
+
+@pytest.mark.parametrize("prefix", ["chtap", "a", "abcdefghij"])
+def test_a_taps_name_fits_however_many_there_are(prefix: str) -> None:
+    taken = frozenset(f"{prefix}{number}" for number in range(99_999))
+    (lease,) = planned({"name": "a", "tap_prefix": prefix}, host=HostNetwork((), taken)).added
+    assert (lease.tap, len(lease.tap) <= 15) == (f"{prefix}99999", True)
 
 
 def test_a_vm_gets_its_lease_back_and_a_hole_is_filled() -> None:

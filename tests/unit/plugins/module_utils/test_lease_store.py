@@ -28,7 +28,7 @@ class EmptyHost:
     """A host without addresses or routes."""
 
     def run(self, argv: Sequence[str], **_: object) -> Completed:
-        return Completed(0, "[]", "")
+        return Completed(0, "[]\n[]\n", "")
 
 
 def ensure(state_dir: Path, *items: dict[str, Any], check_mode: bool = False) -> dict[str, Outcome | MicrovmError]:
