@@ -113,7 +113,7 @@ test-vmm: copy
 	$(PYTEST) tests/vmm_contract
 
 system: guest
-	$(PYTEST) tests/fat32 tests/disks tests/firewall tests/lifecycle
+	$(PYTEST) tests/fat32 tests/disks tests/firewall tests/lifecycle tests/fleet
 
 integration: copy
 	$(ANSIBLE_TEST) integration --local --python $(PYTHON_VERSION)

@@ -5,13 +5,17 @@
 """Hypervisor hosts to test on: containers with systemd and sshd, each with a network of its own, on this machine.
 
 Usage: fleet.py up DIRECTORY [--hosts N] [--show PATH ...]
+       fleet.py cut DIRECTORY HOST
+       fleet.py restore DIRECTORY HOST
        fleet.py down DIRECTORY
 
 DIRECTORY caches the hosts' file system and holds what differs between them. ``up`` prints an inventory's hosts as JSON,
-by name: the options that ssh needs. ``--show`` makes a directory of this machine visible, read-only, at the same path.
+by name: the options that ssh needs. ``--show`` makes a directory of this machine visible, read-only, at the same path, or
+at another after a colon. ``cut`` ends a host as a power cut does, ``restore`` starts it again.
 
 Each host is a systemd-nspawn container over an overlay of one tree of the distribution's packages. Its network
-namespace is made beforehand, so that it stays over a reboot of the host, and is joined to a bridge.
+namespace is made beforehand, so that it stays over a reboot of the host, and is joined to a bridge; what a kernel forgets
+in a reboot is cleared.
 """
 
 from __future__ import annotations
@@ -36,6 +40,12 @@ PACKAGES = (
 PREFIX = "fleet"
 # TEST-NET-3 of RFC 5737: no real network has these addresses.
 NETWORK = "203.0.113"
+# What a reboot clears in a host's network namespace: the rules, the TAPs, and what was set of eth0.
+FORGET = """\
+nft flush ruleset
+ip -oneline link show type tun | sed 's/^[0-9]*: \\([^:@]*\\).*/\\1/' | xargs --no-run-if-empty -n1 ip link delete
+sysctl --quiet --write net.ipv4.conf.eth0.forwarding=0
+"""
 CGROUPS = Path("/sys/fs/cgroup")
 START_SECONDS = 60
 
@@ -133,6 +143,7 @@ def make_devices(home: Path, root: Path) -> list[tuple[str, str]]:
     groups = dict(line.split(":")[0:3:2] for line in (root / "etc/group").read_text().splitlines())
     wanted = (("kvm", "kvm", os.makedev(10, 232), 0o660, "kvm"), ("tun", "net/tun", os.makedev(10, 200), 0o666, "root"))
     for name, _device, number, mode, group in wanted:
+        (home / name).unlink(missing_ok=True)
         os.mknod(home / name, stat.S_IFCHR, number)
         os.chown(home / name, 0, int(groups[group]))
         (home / name).chmod(mode)
@@ -145,8 +156,9 @@ def start(directory: Path, tree: Path, host: str, show: list[str]) -> None:
     for part in ("upper", "work", "root"):
         (home / part).mkdir(parents=True, exist_ok=True)
     layers = f"lowerdir={tree},upperdir={home}/upper,workdir={home}/work"
-    run("mount", "-t", "overlay", PREFIX, "-o", layers, str(home / "root"))
     root = home / "root"
+    if not os.path.ismount(root):
+        run("mount", "-t", "overlay", PREFIX, "-o", layers, str(root))
     (root / "etc/hostname").write_text(f"{host}\n")
     (root / "etc/resolv.conf").unlink(missing_ok=True)
     (root / "etc/resolv.conf").write_text(RESOLV_CONF)
@@ -165,9 +177,10 @@ def start(directory: Path, tree: Path, host: str, show: list[str]) -> None:
     nspawn += [f"--bind={home}/{name}:/dev/{device}" for name, device in devices]
     nspawn += [*(f"--bind-ro={path}" for path in show), "/sbin/fleet-init"]
     # nsenter: CAP_NET_ADMIN is given only within the namespace that nspawn itself is in. 133: the host reboots.
-    script = 'for procs in $CGROUPS; do echo $$ >"$procs"; done; while :; do "$@"; [ $? = 133 ] || exit; done'
+    script = 'for procs in $CGROUPS; do echo $$ >"$procs"; done; '
+    script += 'while :; do "$@"; [ $? = 133 ] || exit; eval "$FORGET"; done'
     subprocess.Popen(
-        ["/bin/sh", "-c", script, "fleet", "nsenter", f"--net=/run/netns/{PREFIX}-{host}", *nspawn],
+        ["nsenter", f"--net=/run/netns/{PREFIX}-{host}", "/bin/sh", "-c", script, "fleet", *nspawn],
         stdin=subprocess.DEVNULL,
         stdout=(home / "console.log").open("w"),
         stderr=subprocess.STDOUT,
@@ -175,6 +188,7 @@ def start(directory: Path, tree: Path, host: str, show: list[str]) -> None:
         env={
             **os.environ,
             "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network",
+            "FORGET": FORGET,
             "CGROUPS": " ".join(str(path / "cgroup.procs") for path in make_cgroups(host)),
         },
     )
@@ -198,6 +212,7 @@ def up(directory: Path, hosts: list[str], show: list[str]) -> dict[str, dict[str
     tree = build_tree(directory)
     if not (directory / "key").exists():
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / "key"))
+    (directory / "show.json").write_text(json.dumps(show))
     make_network(hosts)
     for host in hosts:
         start(directory, tree, host, show)
@@ -213,6 +228,18 @@ def up(directory: Path, hosts: list[str], show: list[str]) -> dict[str, dict[str
             "ansible_python_interpreter": "/usr/bin/python3",
         }
     return inventory
+
+
+def cut(host: str) -> None:
+    """End a host, with no chance to write or tell anything."""
+    kill_cgroups(host)
+    run("nsenter", f"--net=/run/netns/{PREFIX}-{host}", "/bin/sh", "-c", FORGET)
+
+
+def restore(directory: Path, host: str) -> None:
+    """Start a host that was cut, from what it had written."""
+    start(directory, directory / "tree", host, json.loads((directory / "show.json").read_text()))
+    wait_for_ssh(directory, host, f"{NETWORK}.{10 + int(host[1:])}")
 
 
 def down(directory: Path) -> None:
@@ -233,16 +260,25 @@ def down(directory: Path) -> None:
 def main() -> None:
     """Read the command line and do what it says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("action", choices=["up", "down"])
+    parser.add_argument("action", choices=["up", "cut", "restore", "down"])
     parser.add_argument("directory", type=Path)
+    parser.add_argument("host", nargs="?")
     parser.add_argument("--hosts", type=int, default=3)
     parser.add_argument("--show", action="append", default=[])
     arguments = parser.parse_args()
+    directory = arguments.directory.resolve()
     if arguments.action == "down":
-        down(arguments.directory.resolve())
+        down(directory)
+        return
+    if arguments.action in ("cut", "restore"):
+        if arguments.host is None:
+            parser.error(f"{arguments.action} which host?")
+        cut(arguments.host)
+        if arguments.action == "restore":
+            restore(directory, arguments.host)
         return
     names = [f"h{number}" for number in range(1, arguments.hosts + 1)]
-    json.dump(up(arguments.directory.resolve(), names, arguments.show), sys.stdout, indent=2)
+    json.dump(up(directory, names, arguments.show), sys.stdout, indent=2)
 
 
 if __name__ == "__main__":

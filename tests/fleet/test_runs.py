@@ -1,0 +1,53 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How runs over many VMs and many hosts go: in check mode, on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from playbook_runs import Hosts
+
+Vms = Callable[[int], list[dict[str, Any]]]
+BAD = {"name": "bad", "memory": {"size": "much"}}
+
+
+def test_the_number_of_tasks_does_not_depend_on_the_number_of_vms(hosts: Hosts, vms: Vms) -> None:
+    hosts.write({"h1": {"vm_instances": vms(1)}, "h50": {"vm_instances": vms(50)}})
+    run = hosts.role("--check")
+    assert run.returncode == 0, run.output
+    assert run.tasks("h1") == run.tasks("h50") > 5
+    # That the count would show it: batches do take tasks of their own.
+    run = hosts.role("--check", vm_batch=25)
+    assert run.tasks("h50") > run.tasks("h1")
+
+
+def test_hosts_after_a_batch_that_used_up_the_budget_are_left_alone(hosts: Hosts, vms: Vms) -> None:
+    hosts.write({"a": {"vm_instances": [BAD]}, "b": {"vm_instances": vms(1)}, "c": {"vm_instances": vms(1)}})
+    run = hosts.role("--check", batch=2, failure_budget=49)
+    assert run.returncode != 0
+    assert run.recap.keys() == {"a", "b"}
+    assert "VM 'bad', option 'memory.size': 'much' is not a size" in run.output
+    run = hosts.role("--check", batch=2, failure_budget=50)
+    assert {host: counts["failed"] for host, counts in run.recap.items()} == {"a": 1, "b": 0, "c": 0}
+
+
+def test_without_a_budget_all_hosts_have_their_turn(hosts: Hosts, vms: Vms) -> None:
+    hosts.write({"a": {"vm_instances": [BAD]}, "b": {"vm_instances": vms(1)}})
+    run = hosts.role("--check")
+    assert run.returncode != 0
+    assert {host: counts["failed"] for host, counts in run.recap.items()} == {"a": 1, "b": 0}
+
+
+def test_vms_after_a_batch_that_used_up_the_budget_are_left_alone(hosts: Hosts, vms: Vms) -> None:
+    first, second = vms(2)
+    hosts.write({"a": {"vm_instances": [first, BAD, second]}})
+    run = hosts.role("--check", vm_batch=2)
+    assert run.returncode != 0
+    assert "not begun, for the failure budget of 0 is used up: vm1" in run.output
+    run = hosts.role("--check", vm_batch=2, vm_failure_budget=1)
+    assert "'much' is not a size" in run.output
+    assert "not begun" not in run.output
