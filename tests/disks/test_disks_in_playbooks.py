@@ -34,6 +34,7 @@ class Controller:
             keys = place / "files" / "keys" / name / "tls"
             keys.mkdir(parents=True)
             (keys / "key.pem").write_text(f"KEYSECRET of {name}")
+            (keys / "old.pem").write_text("KEYSECRET of long ago")
         self.tool("ansible-vault", "encrypt", str(place / "files/keys/web/tls/key.pem"))
 
     def tool(self, program: str, *argv: str) -> subprocess.CompletedProcess[str]:
@@ -119,10 +120,14 @@ def test_contents_are_sent_once_and_only_where_they_are_missing(controller: Cont
     again, shown = controller.run(TWO)
     assert not again["changed"] and archives(shown) == 0
 
-    (controller.place / "files/keys/db/tls/key.pem").write_text("new")
-    changed, shown = controller.run(TWO)
+    keys = controller.place / "files/keys/db/tls"
+    (keys / "key.pem").write_text("new")
+    (keys / "old.pem").rename(keys / "added.pem")
+    changed, shown = controller.run(TWO, "--diff")
     assert changed["vms"]["db"]["actions"] == ["built service.img"] and not changed["vms"]["web"]["changed"]
     assert archives(shown) == 1 and controller.read_back("db", "keystore/tls/key.pem") == b"new"
+    for what, path in (("added", "added.pem"), ("changed", "key.pem"), ("removed", "old.pem")):
+        assert re.search(rf'^\+ +"{what}": \[\n\+ +"keystore/tls/{path}"\n\+ +\]', shown, re.MULTILINE)
 
 
 def test_sources_of_vms_that_go_are_not_looked_for(controller: Controller) -> None:
