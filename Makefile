@@ -38,7 +38,7 @@ help:
 
 # ---- What everything needs ----
 
-.PHONY: setup copy guest vmm
+.PHONY: setup copy guest cloud-guest vmm
 setup: $(VENV)/.done
 	@[ "$$(id -u)" = 0 ] || { echo "this needs root, for TAPs, nftables and network namespaces: sudo make ..." >&2; exit 1; }
 
@@ -58,6 +58,9 @@ copy: setup
 
 guest: copy
 	python tests/support/small_guest/build.py $(CACHE)/small_guest
+
+cloud-guest: copy
+	python tests/support/cloud_guest/build.py $(CACHE)/cloud_guest
 
 # ---- The demo ----
 
@@ -112,13 +115,13 @@ units: copy
 test-vmm: copy
 	$(PYTEST) tests/vmm_contract
 
-system: guest
-	$(PYTEST) tests/fat32 tests/disks tests/firewall tests/lifecycle tests/fleet
+system: guest cloud-guest
+	$(PYTEST) tests/cloud_init tests/fat32 tests/disks tests/firewall tests/lifecycle tests/fleet
 
 integration: copy
 	$(ANSIBLE_TEST) integration --local --python $(PYTHON_VERSION)
 
-molecule: guest
+molecule: guest cloud-guest
 	cd $(COLLECTION) && MICROVM_VMM=$$($(CHOOSE_VMM)) molecule test --all
 
 test: lint sanity docs package units test-vmm system integration molecule

@@ -11,6 +11,7 @@ beside them, such as the addresses that ch_lease gave or the paths that ch_disks
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -84,6 +85,10 @@ ROLE_KEYS = (
     "network_config_template",
 )
 KNOWN_KEYS = frozenset(ROLE_KEYS).union(*OPTIONS.values())
+# What neither fstab nor a unit's RequiresMountsFor= takes for more than a path.
+_MOUNT = re.compile(r"(?:/(?!\.\.?(?:/|$))[\w.@:+-]+)+", re.ASCII)
+# For the official cloud images of Ubuntu, of which the default image is one.
+DEFAULT_CMDLINE = "root=LABEL=cloudimg-rootfs ro console=ttyS0"
 
 
 class ComposeError(Exception):
@@ -93,7 +98,8 @@ class ComposeError(Exception):
 def entries(instances: Iterable[Entry], defaults: Entry) -> list[dict[str, Any]]:
     """Return the entries with their defaults filled in, whole keys at a time.
 
-    Raises ComposeError for an entry without a name, a name that comes twice, or a key that nothing reads.
+    Raises ComposeError for an entry without a name, a name that comes twice, a key that nothing reads, or data disks that
+    cannot be mounted where they are to be.
     """
     filled: list[dict[str, Any]] = []
     names: set[str] = set()
@@ -110,8 +116,23 @@ def entries(instances: Iterable[Entry], defaults: Entry) -> list[dict[str, Any]]
                 close = difflib.get_close_matches(str(key), KNOWN_KEYS, n=1)
                 hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(sorted(KNOWN_KEYS))}"
                 raise ComposeError(f"VM '{name}': nothing reads the key '{key}'; {hint}")
+        _check_mounts(entry)
         filled.append(entry)
     return filled
+
+
+def _check_mounts(entry: Entry) -> None:
+    taken = {"/srv": "the service disk"} if entry.get("service") else {}
+    for disk in entry.get("data") or ():
+        mount = disk.get("mount")
+        if mount is None:
+            continue
+        where = f"VM '{entry['name']}': the data disk '{disk.get('name')}' is to be mounted on {mount!r}"
+        if not isinstance(mount, str) or not _MOUNT.fullmatch(mount):
+            raise ComposeError(f"{where}; give an absolute path of letters, digits and '._@:+-', without '..'")
+        if mount in taken:
+            raise ComposeError(f"{where}, where {taken[mount]} is; give each a directory of its own")
+        taken[mount] = f"the data disk '{disk.get('name')}'"
 
 
 def reached(wanted: Iterable[Entry], steps: Iterable[Mapping[str, Facts]]) -> list[Entry]:
@@ -188,8 +209,8 @@ def _disks_with(entry: Entry, built: Iterable[Facts]) -> list[Facts]:
 def vm(entry: Entry, image: Facts, leased: Facts, built: Facts) -> dict[str, Any]:
     """Return the options of ch_vm: what the earlier steps made, put together to one machine."""
     payload = {key: image[key] for key in ("kernel", "initramfs", "firmware") if image.get(key)}
-    if "cmdline" in entry and "kernel" in payload:
-        payload["cmdline"] = entry["cmdline"]
+    if "kernel" in payload:
+        payload["cmdline"] = entry.get("cmdline", DEFAULT_CMDLINE)
     net = {
         key: leased[key]
         for key in ("tap", "mac", "host_address", "prefix", "host_address6", "prefix6")

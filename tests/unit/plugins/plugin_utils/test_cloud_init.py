@@ -4,6 +4,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from ansible_collections.microvm.cloud_hypervisor.plugins.plugin_utils import cloud_init
 
 LEASE = {"mac": "02:63:0a:d5:00:02", "address": "10.213.0.2", "prefix": 30, "host_address": "10.213.0.1"}
@@ -36,7 +40,32 @@ def test_meta_data() -> None:
 
 
 def test_a_vm_without_anything_gets_its_name() -> None:
-    assert cloud_init.user_data({"name": "web"}) == {"hostname": "web", "preserve_hostname": False}
+    assert cloud_init.user_data({"name": "web"}) == {
+        "hostname": "web",
+        "preserve_hostname": False,
+        "manage_etc_hosts": "localhost",
+    }
+
+
+@pytest.mark.parametrize(
+    ("entry", "users"),
+    [
+        ({"ssh_keys": ["k"]}, None),
+        ({"users": [{"name": "me"}]}, [{"name": "me"}]),
+        # The keys are the default user's, so that there must be one.
+        ({"ssh_keys": ["k"], "users": [{"name": "me"}]}, ["default", {"name": "me"}]),
+        ({"ssh_keys": ["k"], "users": [{"name": "me"}, "default"]}, [{"name": "me"}, "default"]),
+    ],
+)
+def test_the_default_user_keeps_its_keys(entry: dict[str, Any], users: list[Any] | None) -> None:
+    config = cloud_init.user_data({"name": "web", **entry})
+    assert config.get("users") == users
+    assert config.get("ssh_authorized_keys") == entry.get("ssh_keys")
+
+
+def test_packages_come_from_fresh_lists() -> None:
+    config = cloud_init.user_data({"name": "web", "packages": ["curl"]})
+    assert (config["package_update"], config["packages"]) == (True, ["curl"])
 
 
 def test_a_data_disk_is_formatted_once_and_found_by_its_serial() -> None:
@@ -45,7 +74,6 @@ def test_a_data_disk_is_formatted_once_and_found_by_its_serial() -> None:
         {
             "device": "/dev/disk/by-id/virtio-data-main",
             "filesystem": "ext4",
-            "label": "main",
             "partition": "auto",
             "overwrite": False,
         }
@@ -53,13 +81,39 @@ def test_a_data_disk_is_formatted_once_and_found_by_its_serial() -> None:
     assert [mount[:3] for mount in config["mounts"]] == [["/dev/disk/by-id/virtio-data-main", "/mnt/data", "ext4"]]
 
 
+def test_a_directory_is_mounted_before_what_is_below_it() -> None:
+    data = [{"name": "logs", "mount": "/var/app/logs"}, {"name": "main", "mount": "/var/app"}]
+    mounts = cloud_init.user_data({"name": "web", "data": data})["mounts"]
+    assert [mount[1] for mount in mounts] == ["/var/app", "/var/app/logs"]
+    assert all("X-mount.mkdir" in mount[3].split(",") for mount in mounts)
+
+
 def test_the_service_is_a_unit_that_waits_for_its_disks() -> None:
-    config = cloud_init.user_data({"name": "web", "service": {}, "data": []} | {"service": {"binary": "x"}})
-    assert config["mounts"][0][:4] == ["LABEL=SERVICEDISK", "/srv", "vfat", "ro,nofail,fmask=0222,dmask=0222"]
+    data = [{"name": "main", "mount": "/mnt/data"}]
+    config = cloud_init.user_data({"name": "web", "service": {"binary": "x"}, "data": data, "runcmd": ["first"]})
+    assert config["mounts"][1][:3] == ["/dev/disk/by-label/SERVICEDISK", "/srv", "vfat"]
     (unit,) = config["write_files"]
     assert unit["path"] == "/etc/systemd/system/microvm-service.service"
     assert "\nExecStart=/bin/sh /srv/launch\n" in unit["content"]
-    assert config["runcmd"][-1] == ["systemctl", "enable", "--now", "microvm-service.service"]
+    assert "\nRequiresMountsFor=/srv /mnt/data\n" in unit["content"]
+    assert config["runcmd"] == [
+        "first",
+        ["systemctl", "daemon-reload"],
+        ["systemctl", "enable", "--now", "microvm-service.service"],
+    ]
+
+
+def test_keys_on_the_service_disk_are_for_root_alone() -> None:
+    (mount,) = cloud_init.user_data({"name": "web", "service": {"binary": "x"}})["mounts"]
+    options = mount[3].split(",")
+    assert {"ro", "fmask=0277", "dmask=0277"} <= set(options)
+    assert not any(option.startswith(("uid=", "gid=", "umask=")) for option in options)
+
+
+@pytest.mark.parametrize(("grace", "seconds"), [(None, 20), (120, 110), (10, 1), (0, 1)])
+def test_a_service_that_does_not_stop_leaves_time_to_unmount(grace: int | None, seconds: int) -> None:
+    (unit,) = cloud_init.user_data({"name": "web", "service": {"binary": "x"}, "grace": grace})["write_files"]
+    assert f"\nTimeoutStopSec={seconds}\n" in unit["content"]
 
 
 def test_extra_user_data_is_merged_in() -> None:

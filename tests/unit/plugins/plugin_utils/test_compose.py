@@ -40,12 +40,32 @@ def test_defaults_count_whole_keys_at_a_time() -> None:
         ([{"name": "a"}, {"name": "a"}], "VM 'a' stands twice"),
         ([{"name": "a", "memroy": {}}], "VM 'a': nothing reads the key 'memroy'; did you mean 'memory'?"),
         ([{"name": "a", "zzz": {}}], "nothing reads the key 'zzz'; known are address, "),
+        *(
+            (
+                [{"name": "a", "data": [{"name": "m", "mount": mount}]}],
+                f"data disk 'm' is to be mounted on {mount!r}; give",
+            )
+            for mount in ("mnt", "/", "/a b", "/a/", "/a/../etc", "/.", "/50%", "/a\n", "", 5)
+        ),
+        (
+            [{"name": "a", "data": [{"name": "m", "mount": "/m"}, {"name": "n", "mount": "/m"}]}],
+            "the data disk 'n' is to be mounted on '/m', where the data disk 'm' is",
+        ),
+        (
+            [{"name": "a", "service": {"binary": "x"}, "data": [{"name": "m", "mount": "/srv"}]}],
+            "the data disk 'm' is to be mounted on '/srv', where the service disk is",
+        ),
     ],
 )
 def test_entries_that_cannot_be(instances: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(ComposeError) as caught:
         compose.entries(instances, {})
     assert message in str(caught.value)
+
+
+def test_data_disks_may_be_mounted_below_each_other_or_not_at_all() -> None:
+    data = [{"name": "a", "mount": "/srv"}, {"name": "b", "mount": "/srv/...b_1-2@x:y+z"}, {"name": "c"}, {"name": "d"}]
+    assert compose.entries([{"name": "a", "data": data}], {})[0]["data"] == data
 
 
 def test_a_vm_that_failed_or_whose_image_did_goes_no_further() -> None:
@@ -106,6 +126,11 @@ def test_vm() -> None:
         "vsock": {"cid": 3},
         "labels": {"address": "10.213.0.2", "mac": "02:63:0a:d5:00:02", "image": "i", "tags": ["web"]},
     }
+
+
+def test_the_default_command_line_is_for_the_default_image() -> None:
+    options = compose.vm({"name": "a", "image": "i"}, IMAGE, LEASE, {"disks": []})
+    assert options["payload"]["cmdline"] == "root=LABEL=cloudimg-rootfs ro console=ttyS0"
 
 
 def test_a_firmware_has_no_command_line_and_vsock_can_be_left_out() -> None:
