@@ -37,9 +37,7 @@ def options_for(
         "ch_lease": compose.lease,
         "ch_disks": lambda vm: compose.disks(vm, steps["images"][vm["image"]], (cidata or {})[vm["name"]]),
         "ch_nft": lambda vm: compose.nft(vm, steps["leases"][vm["name"]]),
-        "ch_vm": lambda vm: compose.vm(
-            vm, steps["images"][vm["image"]], steps["leases"][vm["name"]], steps["disks"][vm["name"]]
-        ),
+        "ch_vm": lambda vm: compose.vm(vm, steps["leases"][vm["name"]], steps["disks"][vm["name"]]),
     }
     try:
         return compose.images(left, images) if module == "ch_image" else [builders[module](vm) for vm in left]

@@ -7,35 +7,26 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
-import os
 import re
-import struct
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from . import fat_disk, guest_files, qemu_img
+from . import disk_file, fat_disk, guest_files, qemu_img, root_disk
 from .bulk import Outcome
 from .errors import MicrovmError
 from .fat32 import Layout
 from .fat_disk import Contents
-from .files import replacing, staged
+from .files import replacing
 from .guest_files import Manifest
 from .names import check_vm_name
 from .runner import Runner
 from .sizes import parse_size
 
-RootMode = Literal["reflink", "overlay", "copy"]
 RECORD = "disks.json"
-# linux/fs.h: _IOW(0x94, 9, int)
-_FICLONE = 0x40049409
-# asm-generic/fcntl.h. Both QEMU and Cloud Hypervisor hold such a lock on a disk that they have open.
-_F_OFD_GETLK = 36
 _DATA_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])?")
 
 
@@ -135,7 +126,7 @@ def ensure(
     actions: list[str] = []
     steps: list[Callable[[], None]] = []
 
-    root = _plan_root(item, directory, record, check_mode=check_mode)
+    root = root_disk.plan(item, directory, record, check_mode=check_mode)
     fat = plan_fat_disks(item, directory, record, sources)
     data = [_plan_data(disk, directory) for disk in item.get("data") or ()]
     _refuse_twice([disk.name for disk in data])
@@ -143,7 +134,11 @@ def ensure(
     if root.action:
         actions.append(root.action)
         before["root"], after["root"] = root.before, root.size
-        steps.append(partial(_apply_root, root, runner, record))
+        steps.append(partial(root_disk.apply, root, runner, record))
+    elif root.boot != record.get("root", {}).get("boot"):
+        actions.append(f"noted what boots {root.path.name}")
+        before["boot"], after["boot"] = record.get("root", {}).get("boot"), root.boot
+        steps.append(partial(root_disk.note_boot, root, record))
     for plan in fat:
         if plan.change is not None:
             actions.append(f"built {plan.path.name}")
@@ -173,6 +168,7 @@ def ensure(
             "disks": _disks(root, fat, data),
             "root_mode": root.mode,
             "root_outdated": root.outdated,
+            "boot": root.boot,
             "unused_data": _unused(directory, data),
         },
         before=before,
@@ -188,119 +184,6 @@ def _apply_fat(plan: FatPlan, record: dict[str, Any]) -> None:
 def _drop_fat(path: Path, kind: str, record: dict[str, Any]) -> None:
     path.unlink()
     record.pop(kind, None)
-
-
-# ---- Root disk ----
-
-
-@dataclass(frozen=True, slots=True)
-class _Root:
-    path: Path
-    mode: RootMode
-    base: Path
-    before: int | None
-    size: int
-    outdated: bool
-    action: str | None
-
-
-def _plan_root(item: Mapping[str, Any], directory: Path, record: Mapping[str, Any], *, check_mode: bool) -> _Root:
-    if item.get("image") is None:
-        raise MicrovmError("is missing; name the raw image that the root disk begins as", option="image")
-    base = Path(item["image"])
-    options = item.get("root") or {}
-    wanted_mode: RootMode | Literal["auto"] = options.get("mode") or "auto"
-    wanted_size = None if options.get("size") is None else parse_size(options["size"], option="root.size")
-    if wanted_size is not None and wanted_size % 512:
-        raise MicrovmError(f"{wanted_size} bytes are asked for; a disk is a multiple of 512 bytes", option="root.size")
-    raw, overlay = directory / "root.raw", directory / "root.qcow2"
-    there = raw if raw.exists() else overlay if overlay.exists() else None
-    if there is None:
-        mode: RootMode = wanted_mode if wanted_mode != "auto" else _best_mode(base, directory)
-        # In check mode the image may be one that a run would have fetched.
-        size = 0 if check_mode and not base.exists() else _base_size(base)
-        if wanted_size is not None and wanted_size < size:
-            raise MicrovmError(
-                f"{wanted_size} bytes are asked for, and the image '{base}' has {size}", option="root.size"
-            )
-        path = overlay if mode == "overlay" else raw
-        return _Root(path, mode, base, None, wanted_size or size, False, f"made {path.name} ({mode})")
-    made = record.get("root") or {}
-    mode = "overlay" if there is overlay else made.get("mode", "copy")
-    size = _size(there)
-    if wanted_size is not None and wanted_size < size:
-        raise MicrovmError(
-            f"{wanted_size} bytes are asked for, and '{there}' has {size}: a disk is never shrunk, since what lies at its "
-            "end would be lost",
-            option="root.size",
-        )
-    target = max(size, wanted_size or 0)
-    grow = f"grew {there.name}" if target > size else None
-    outdated = made.get("image") not in (None, str(base))
-    return _Root(there, mode, Path(made.get("image", base)), size, target, outdated, grow)
-
-
-def _base_size(base: Path) -> int:
-    if not base.exists():
-        raise MicrovmError(f"'{base}' is not there; give the path of a raw image on the host", option="image")
-    if not base.is_file():
-        raise MicrovmError(f"'{base}' is not a file; give the path of a raw image on the host", option="image")
-    with base.open("rb") as file:
-        if file.read(4) == b"QFI\xfb":
-            raise MicrovmError(
-                f"'{base}' is a qcow2 image; give a raw one, such as ch_image makes of it", option="image"
-            )
-    return base.stat().st_size
-
-
-def _best_mode(base: Path, directory: Path) -> RootMode:
-    """Return whether the two places can share blocks, which is tried with files that have no names."""
-    place = _nearest(directory)
-    if place.stat().st_dev != _nearest(base.parent).stat().st_dev:
-        return "overlay"
-    try:
-        with (
-            os.fdopen(os.open(place, os.O_TMPFILE | os.O_RDWR, 0o600), "r+b", buffering=0) as one,
-            os.fdopen(os.open(place, os.O_TMPFILE | os.O_RDWR, 0o600), "r+b", buffering=0) as other,
-        ):
-            one.write(bytes(4096))
-            fcntl.ioctl(other.fileno(), _FICLONE, one.fileno())
-    except OSError:
-        return "overlay"
-    return "reflink"
-
-
-def _nearest(directory: Path) -> Path:
-    return next(place for place in (directory, *directory.parents) if place.exists())
-
-
-def _apply_root(root: _Root, runner: Runner, record: dict[str, Any]) -> None:
-    if root.before is not None:
-        _refuse_in_use(root.path, option="root.size")
-        qemu_img.resize(runner, root.path, _format(root.path), root.size)
-        return
-    with _new(root.path) as temporary:
-        if root.mode == "overlay":
-            qemu_img.create_overlay(runner, temporary, root.base)
-        elif root.mode == "copy":
-            qemu_img.convert_to_raw(runner, root.base, "raw", temporary)
-        else:
-            _reflink(root.base, temporary)
-        if root.size > qemu_img.size_of(temporary, _format(root.path)):
-            qemu_img.resize(runner, temporary, _format(root.path), root.size)
-    record["root"] = {"mode": root.mode, "image": str(root.base)}
-
-
-def _reflink(source: Path, target: Path) -> None:
-    with source.open("rb") as base, target.open("r+b") as clone:
-        try:
-            fcntl.ioctl(clone.fileno(), _FICLONE, base.fileno())
-        except OSError as error:
-            raise MicrovmError(
-                f"'{source}' and '{target.parent}' cannot share blocks ({error.strerror}): that takes one file system of "
-                "a kind that can, such as XFS or Btrfs; use mode auto, overlay or copy",
-                option="root.mode",
-            ) from error
 
 
 # ---- Data disks ----
@@ -325,7 +208,7 @@ def _plan_data(options: Mapping[str, Any], directory: Path) -> _Data:
         raise MicrovmError(f"is missing for the data disk '{name}'; give one such as 10GiB", option="data.size")
     size = parse_size(options["size"], option="data.size")
     path = directory / f"data-{name}.qcow2"
-    before = _size(path) if path.exists() else None
+    before = disk_file.size_of(path) if path.exists() else None
     if size == 0 or size % 512:
         raise MicrovmError(f"{size} bytes are asked for; a disk is a multiple of 512 bytes", option="data.size")
     if before is not None and size < before:
@@ -345,10 +228,10 @@ def _refuse_twice(names: list[str]) -> None:
 
 def _apply_data(disk: _Data, runner: Runner) -> None:
     if disk.before is None:
-        with _new(disk.path) as temporary:
+        with disk_file.new(disk.path) as temporary:
             qemu_img.create_qcow2(runner, temporary, disk.size)
     else:
-        _refuse_in_use(disk.path, option="data.size")
+        disk_file.refuse_in_use(disk.path, option="data.size")
         qemu_img.resize(runner, disk.path, "qcow2", disk.size)
 
 
@@ -361,28 +244,7 @@ def _unused(directory: Path, data: list[_Data]) -> list[str]:
 # ---- All of them ----
 
 
-@contextmanager
-def _new(path: Path) -> Iterator[Path]:
-    """Yield the name of a file that becomes ``path``, but never in the place of a disk that a VM may have written to."""
-    try:
-        with staged(path, replace=False) as temporary:
-            yield temporary
-    except FileExistsError as error:
-        raise MicrovmError(f"another run has just made '{path}', which is kept; run this again") from error
-
-
-def _format(path: Path) -> qemu_img.Format:
-    return "qcow2" if path.suffix == ".qcow2" else "raw"
-
-
-def _size(path: Path) -> int:
-    try:
-        return qemu_img.size_of(path, _format(path))
-    except ValueError as error:
-        raise MicrovmError(f"{error}, though its name says so; put the right one back, or remove it") from error
-
-
-def _disks(root: _Root, fat: list[FatPlan], data: list[_Data]) -> list[dict[str, Any]]:
+def _disks(root: root_disk.RootDisk, fat: list[FatPlan], data: list[_Data]) -> list[dict[str, Any]]:
     """Return the disks in the order of their attachment, as ch_vm takes them."""
     disks = [_disk("root", root.path, backing_files=root.mode == "overlay")]
     disks += [_disk(plan.kind, plan.path, readonly=True) for plan in fat]
@@ -394,7 +256,7 @@ def _disk(name: str, path: Path, *, readonly: bool = False, backing_files: bool 
     return {
         "id": name,
         "path": str(path),
-        "image_type": _format(path),
+        "image_type": disk_file.format_of(path),
         "readonly": readonly,
         "backing_files": backing_files,
         # VIRTIO_BLK_ID_BYTES: a serial has at most 20 bytes (virtio 1.2, 5.2.6).
@@ -402,32 +264,12 @@ def _disk(name: str, path: Path, *, readonly: bool = False, backing_files: bool 
     }
 
 
-def _in_use(path: Path) -> bool:
-    """Return whether a process holds a lock on any part of a file. See fcntl_locking(2), struct flock."""
-    try:
-        with path.open("r+b") as file:
-            asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-            found = struct.unpack("hhqqi4x", fcntl.fcntl(file.fileno(), _F_OFD_GETLK, asked))
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        if error.errno == errno.EINVAL:
-            return False
-        raise
-    return bool(found[0] != fcntl.F_UNLCK)
-
-
-def _refuse_in_use(path: Path, *, option: str) -> None:
-    if _in_use(path):
-        raise MicrovmError(f"'{path}' is open in a running VM; stop the VM first", option=option)
-
-
 def _remove(directory: Path, *, check_mode: bool) -> Outcome:
     names = ("root.raw", "root.qcow2", "cidata.img", "service.img", RECORD)
     # What a run that was killed had begun is hidden, and named after what it was to be.
     left = [path for path in sorted(directory.glob("*")) if path.is_file() and _belongs(path.name, names)]
     for path in left:
-        _refuse_in_use(path, option="state")
+        disk_file.refuse_in_use(path, option="state")
     if not check_mode:
         for path in left:
             path.unlink()

@@ -49,6 +49,23 @@ options:
       size:
         description: Its size, such as V(40GiB), at least that of O(image), which is the default. It grows, and never shrinks.
         type: str
+  boot: &boot
+    description:
+      - What boots O(image), to be kept with the root disk and returned.
+      - A root disk that was made of an earlier image keeps what boots that, since a kernel does not find its modules on the
+        disk of another. RV(vms) says in C(boot) what it is.
+    type: dict
+    version_added: 0.2.0
+    suboptions:
+      kernel:
+        description: The kernel's path.
+        type: path
+      initramfs:
+        description: The initramfs' path.
+        type: path
+      firmware:
+        description: The firmware's path.
+        type: path
   cidata: &cidata
     description:
       - The documents of a cloud-init NoCloud data source, on a disk labelled C(CIDATA). Without it the VM has no such disk.
@@ -119,6 +136,7 @@ options:
       state: *state
       image: *image
       root: *root
+      boot: *boot
       cidata: *cidata
       service: *service
       data: *data
@@ -198,6 +216,9 @@ vms:
           serial: service
       root_mode: overlay
       root_outdated: false
+      boot:
+        kernel: /var/lib/microvm/images/sha256-1d0a...
+        initramfs: /var/lib/microvm/images/sha256-9b33...
       unused_data: []
 """
 
@@ -228,6 +249,10 @@ VM_OPTIONS = {
             "mode": {"type": "str", "choices": ["auto", "reflink", "overlay", "copy"]},
             "size": {"type": "str"},
         },
+    },
+    "boot": {
+        "type": "dict",
+        "options": {"kernel": {"type": "path"}, "initramfs": {"type": "path"}, "firmware": {"type": "path"}},
     },
     "cidata": {
         "type": "dict",

@@ -181,7 +181,8 @@ def lease(entry: Entry) -> dict[str, Any]:
 
 def disks(entry: Entry, image: Facts, cidata: Facts) -> dict[str, Any]:
     """Return the options of ch_disks: the image's root disk, the rendered documents, and the entry's own disks."""
-    options = {**_own("ch_disks", entry), "image": image["disk"], "cidata": dict(cidata)}
+    boot = {key: image[key] for key in ("kernel", "initramfs", "firmware") if image.get(key)}
+    options = {**_own("ch_disks", entry), "image": image["disk"], "boot": boot, "cidata": dict(cidata)}
     if "service" in entry:
         options["service"] = entry["service"]
     if "data" in entry:
@@ -206,9 +207,9 @@ def _disks_with(entry: Entry, built: Iterable[Facts]) -> list[Facts]:
     return [{**disk, **more.get(disk["id"], {})} for disk in built]
 
 
-def vm(entry: Entry, image: Facts, leased: Facts, built: Facts) -> dict[str, Any]:
+def vm(entry: Entry, leased: Facts, built: Facts) -> dict[str, Any]:
     """Return the options of ch_vm: what the earlier steps made, put together to one machine."""
-    payload = {key: image[key] for key in ("kernel", "initramfs", "firmware") if image.get(key)}
+    payload = dict(built["boot"])
     if "kernel" in payload:
         payload["cmdline"] = entry.get("cmdline", DEFAULT_CMDLINE)
     net = {

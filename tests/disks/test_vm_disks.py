@@ -156,6 +156,23 @@ def test_another_image_is_said_and_the_disk_kept(host: Host, tmp_path: Path) -> 
     assert outcome.facts["root_outdated"] and not outcome.changed and host.files() == before
 
 
+def test_a_root_disk_keeps_the_kernel_of_its_image(host: Host, tmp_path: Path) -> None:
+    root, old, new = {"mode": "copy"}, {"kernel": "/i/1", "initramfs": None}, {"kernel": "/i/2", "initramfs": "/i/3"}
+    assert host.ensure(root=root, boot=old).facts["boot"] == {"kernel": "/i/1"}
+    other = tmp_path / "other.raw"
+    other.write_bytes(bytes(MIB))
+    outcome = host.ensure(image=str(other), root=root, boot=new)
+    assert outcome.facts["boot"] == {"kernel": "/i/1"} and not outcome.changed
+    # The image is the same, and its kernel another: that is meant.
+    asked = host.ensure(root=root, boot=new, check_mode=True)
+    assert asked.changed and asked.actions == ("noted what boots root.raw",)
+    assert host.ensure(root=root, boot=new).facts["boot"] == new
+    assert not host.ensure(root=root, boot=new).changed
+    assert host.ensure(root=root).facts["boot"] == new
+    assert host.ensure(root=root | {"size": "12MiB"}, boot=old).facts["boot"] == {"kernel": "/i/1"}
+    assert not host.ensure(root=root, boot=old).changed
+
+
 @pytest.mark.parametrize(
     ("image", "root", "message"),
     [

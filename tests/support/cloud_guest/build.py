@@ -106,7 +106,14 @@ def bootstrap(tree: Path, name: str, suite: str, sources: list[str]) -> None:
 
 def configure(tree: Path) -> None:
     """Make an image of an installation: what differs between machines goes, what costs time is turned off."""
-    for pattern in ("etc/ssh/ssh_host_*", "etc/hostname", "etc/apt/sources.list.d/*", "boot/initrd*", "initrd*"):
+    for pattern in (
+        "etc/ssh/ssh_host_*",
+        "etc/hostname",
+        "etc/resolv.conf",
+        "etc/apt/sources.list.d/*",
+        "boot/initrd*",
+        "initrd*",
+    ):
         for path in tree.glob(pattern):
             path.unlink()
     shutil.copytree(HERE / "image", tree, dirs_exist_ok=True)

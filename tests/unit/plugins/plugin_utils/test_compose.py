@@ -97,6 +97,7 @@ def test_disks() -> None:
     assert compose.disks(entry, IMAGE, {"user_data": "u"}) == {
         "name": "a",
         "image": "/i/disk.raw",
+        "boot": {"kernel": "/i/vmlinuz", "initramfs": "/i/initrd"},
         "root": {"size": "40GiB"},
         "cidata": {"user_data": "u"},
         "service": {"binary": "x"},
@@ -116,11 +117,12 @@ def test_nft() -> None:
 
 def test_vm() -> None:
     entry = {"name": "a", "image": "i", "cmdline": "quiet", "cpus": {"boot": 2}, "tags": ["web"], "egress": {}}
-    assert compose.vm(entry, IMAGE, LEASE, {"disks": [{"id": "root"}]}) == {
+    built = {"boot": {"kernel": "/old/vmlinuz", "initramfs": "/old/initrd"}, "disks": [{"id": "root"}]}
+    assert compose.vm(entry, LEASE, built) == {
         "name": "a",
         "state": "running",
         "cpus": {"boot": 2},
-        "payload": {"kernel": "/i/vmlinuz", "initramfs": "/i/initrd", "cmdline": "quiet"},
+        "payload": {"kernel": "/old/vmlinuz", "initramfs": "/old/initrd", "cmdline": "quiet"},
         "disks": [{"id": "root"}],
         "nets": [{"tap": "chtap0", "mac": "02:63:0a:d5:00:02", "host_address": "10.213.0.1", "prefix": 30}],
         "vsock": {"cid": 3},
@@ -129,14 +131,13 @@ def test_vm() -> None:
 
 
 def test_the_default_command_line_is_for_the_default_image() -> None:
-    options = compose.vm({"name": "a", "image": "i"}, IMAGE, LEASE, {"disks": []})
+    options = compose.vm({"name": "a", "image": "i"}, LEASE, {"boot": {"kernel": "/i/vmlinuz"}, "disks": []})
     assert options["payload"]["cmdline"] == "root=LABEL=cloudimg-rootfs ro console=ttyS0"
 
 
 def test_a_firmware_has_no_command_line_and_vsock_can_be_left_out() -> None:
-    firmware = {"disk": "/i/disk.raw", "kernel": None, "initramfs": None, "firmware": "/i/fw"}
     entry = {"name": "a", "image": "i", "cmdline": "quiet", "vsock": False, "state": "stopped"}
-    options = compose.vm(entry, firmware, LEASE, {"disks": []})
+    options = compose.vm(entry, LEASE, {"boot": {"firmware": "/i/fw"}, "disks": []})
     assert (options["payload"], options["state"]) == ({"firmware": "/i/fw"}, "stopped")
     assert "vsock" not in options
 
