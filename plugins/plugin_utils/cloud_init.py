@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.vm_config import DEFAULT_GRACE
+from ..module_utils.vm_config import DEFAULT_GRACE
 
 Json = dict[str, Any]
 
