@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.microvm.cloud_hypervisor.plugins.plugin_utils import compose
+
 Json = dict[str, Any]
 TREE = Path(os.environ["MICROVM_CACHE"]) / "cloud_guest" / "tree"
 ROLE = Path(__file__).parents[2] / "roles" / "vm"
@@ -66,15 +68,12 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, s
     place = tmp_path_factory.mktemp("play")
     (place / "templates").symlink_to(ROLE / "templates")
     leases = {name: {**LEASE, **part.get("lease", {})} for name, part in ENTRIES.items()}
-    instances = [
-        {"name": name, **{key: value for key, value in part.items() if key != "lease"}}
-        for name, part in ENTRIES.items()
-    ]
-    given = {"vm_instances": instances, "vm_defaults": {}, "vm_lease_step": {"vms": leases}}
-    (place / "vars.json").write_text(json.dumps(given))
-    task = {"ansible.builtin.copy": {"content": "{{ vm_cidata | to_json }}", "dest": str(place / "documents.json")}}
+    instances = [{"name": name, **part} for name, part in ENTRIES.items()]
+    vms = compose.entries(({key: value for key, value in entry.items() if key != "lease"} for entry in instances), {})
+    documents = "{{ lookup('microvm.cloud_hypervisor.cidata', vms, leases=leases) | to_json }}"
+    task = {"ansible.builtin.copy": {"content": documents, "dest": str(place / "documents.json")}}
     play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}
-    play["vars_files"] = [str(ROLE / "vars/main.yml"), str(place / "vars.json")]
+    play["vars"] = {"vms": vms, "leases": leases}
     (place / "play.yml").write_text(json.dumps([play]))
     argv = [Path(sys.executable).parent / "ansible-playbook", "play.yml"]
     done = subprocess.run(argv, cwd=place, capture_output=True, text=True, check=False)
