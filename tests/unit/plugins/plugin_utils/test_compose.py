@@ -150,7 +150,8 @@ def test_more_options_of_a_nic_and_of_disks() -> None:
         "disk_options": {"root": {"rate_limit": {"ops": 100}}},
         "balloon": {"size": "64MiB"},
     }
-    options = compose.vm(entry, IMAGE, LEASE, {"disks": [{"id": "root", "path": "/r"}, {"id": "cidata", "path": "/c"}]})
+    disks = [{"id": "root", "path": "/r"}, {"id": "cidata", "path": "/c"}]
+    options = compose.vm(entry, LEASE, {"boot": {}, "disks": disks})
     assert options["balloon"] == {"size": "64MiB"}
     assert (options["nets"][0]["mtu"], options["nets"][0]["tap"]) == (9000, "chtap0")
     assert options["disks"] == [
@@ -158,4 +159,4 @@ def test_more_options_of_a_nic_and_of_disks() -> None:
         {"id": "cidata", "path": "/c"},
     ]
     with pytest.raises(ComposeError, match="VM 'a': disk_options names 'dta'; its disks are root"):
-        compose.vm({**entry, "disk_options": {"dta": {}}}, IMAGE, LEASE, {"disks": [{"id": "root"}]})
+        compose.vm({**entry, "disk_options": {"dta": {}}}, LEASE, {"boot": {}, "disks": [{"id": "root"}]})
