@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from . import tap, vm_config, vm_facts, vm_plan, vm_record, vm_start, vm_stop, vm_unit, vmm_versions
+from . import tap, vm_config, vm_facts, vm_plan, vm_record, vm_start, vm_stop, vm_unit, vm_upgrade, vmm_versions
 from .bulk import Outcome
 from .errors import MicrovmError
 from .files import locked_directory
@@ -53,6 +53,7 @@ def ensure(
     wanted: Wanted = item.get("state") or "running"
     with locked_directory(vm.paths.state, make=wanted != "absent" and not check_mode, mode=0o700):
         vm.supervisor.settle()
+        recovered = [] if check_mode else vm_upgrade.recover(vm)
         now = current(vm)
         spec = _asked(item, vm.paths, now, wanted)
         asked_anew = spec is not None and (now.record is None or _differs(now.record, item, spec))
@@ -80,11 +81,11 @@ def ensure(
     facts = {} if after == "absent" else {**vm_facts.describe(vm, now), "state": after}
     facts |= {"state": after, "stopped_by": stopped_by, "restart_required": bool(reasons), "restart_reasons": reasons}
     return Outcome(
-        changed=bool(steps),
+        changed=bool(steps or recovered),
         facts=facts,
         before={"state": before, **_shown(now.record if check_mode else None)},
         after={"state": after, **({"config": spec.config} if spec is not None and asked_anew else {})},
-        actions=tuple(_SAID.get(step, step) for step in steps),
+        actions=(*recovered, *(_SAID.get(step, step) for step in steps)),
     )
 
 

@@ -59,6 +59,11 @@ class Paths:
         return self.run / "events.json"
 
     @property
+    def migration_socket(self) -> Path:
+        """Where a VMM waits for the VM of another one."""
+        return self.run / "migration.sock"
+
+    @property
     def vmm_log(self) -> Path:
         """What the VMM prints."""
         return self.run / "vmm.log"

@@ -12,7 +12,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from . import snapshot_disks, snapshot_memory, snapshot_store, vm_config, vm_record, vm_snapshot, vm_start, vm_stop
+from . import (
+    snapshot_disks,
+    snapshot_memory,
+    snapshot_store,
+    vm_config,
+    vm_record,
+    vm_restart,
+    vm_snapshot,
+    vm_start,
+    vm_stop,
+)
 from .bulk import Outcome
 from .errors import MicrovmError
 from .files import locked_directory, replacing, staged
@@ -116,7 +126,7 @@ def _run(vm: Vm, spec: Spec, snapshot: Snapshot, *, memory: bool) -> None:
         if wait_for_end(vm.supervisor, 0.2):
             raise MicrovmError("the VMM ended right after it resumed the guest")
     except MicrovmError as error:
-        vm_snapshot.restart_lost(vm, f"the guest could not be restored ({error.message})", error)
+        vm_restart.restart_lost(vm, f"the guest could not be restored ({error.message})", spec)
     vm_start.note_boot(vm, spec)
 
 

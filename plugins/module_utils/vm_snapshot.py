@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from . import snapshot_disks, snapshot_memory, snapshot_store, vm_config, vm_start, vm_stop, vmm_versions
+from . import snapshot_disks, snapshot_memory, snapshot_store, vm_config, vm_restart, vmm_versions
 from .bulk import Outcome
 from .errors import MicrovmError
 from .files import locked_directory
@@ -220,28 +220,12 @@ def _go_on(vm: Vm, now: Current, because: BaseException | None = None) -> None:
         lost = (
             f"the VMM died while the snapshot was made, and with it the guest ({cause}; {vm.supervisor.last_words()})"
         )
-        restart_lost(vm, lost, cause)
+        vm_restart.restart_lost(vm, lost, vm_config.parse((now.record or {})["options"], vm.paths))
 
 
 def _is_gone(vm: Vm, now: Current) -> bool:
     """Return whether the VMM has ended, or ends at once. Its unit may have started another by now."""
     return wait_for_end(vm.supervisor, _END_SECONDS) or vm.supervisor.pid() != now.pid
-
-
-def restart_lost(vm: Vm, lost: str, because: BaseException) -> None:
-    """Start a VM from its disks whose guest is lost. Raises MicrovmError in any case: ``lost``, and what was done."""
-    try:
-        vm.supervisor.settle()
-        now = current(vm)
-        if now.state != "running":
-            vm_stop.stop(vm, grace=0)
-            vm_stop.clean(vm)
-            spec = vm_config.parse((now.record or {})["options"], vm.paths)
-            vm_start.start(vm, spec)
-            vm_start.boot(vm, spec)
-    except MicrovmError as error:
-        raise MicrovmError(f"{lost}; it could not be started again from its disks: {error.message}") from error
-    raise MicrovmError(f"{lost}; it was started again from its disks") from because
 
 
 def check_version(snapshot: Snapshot, runner: Runner, vmm: str) -> None:

@@ -73,8 +73,8 @@ class DetachedProcess:
     kind: Literal["process"] = "process"
     unprivileged = False
 
-    def __init__(self, run_directory: Path, *, api_socket: Path, log: Path) -> None:
-        self._file = run_directory / "vmm.pid"
+    def __init__(self, run_directory: Path, *, api_socket: Path, log: Path, pid_file: str = "vmm.pid") -> None:
+        self._file = run_directory / pid_file
         self._api_socket = api_socket
         self._log = log
 
@@ -111,6 +111,10 @@ class DetachedProcess:
         with replacing(self._file) as file:
             file.write(json.dumps(identity).encode())
         return process.pid
+
+    def become(self, pid_file: Path) -> None:
+        """Be remembered in another file, in the place of the process that was remembered there."""
+        self._file.replace(pid_file)
 
     def enabled(self) -> bool | None:
         """See Supervisor.enabled."""

@@ -1,0 +1,136 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Making room on one host for a second VMM that is to have the same TAPs, sockets and files as the first.
+
+A VM's configuration goes to the new VMM word for word, and a TAP of one queue or a socket's name takes one VMM only. So
+what the old one has open gets another name, and the new one finds its own under the right names. What was
+renamed is noted beforehand, so that a run which is killed can be undone or finished.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from . import tap
+from .files import replacing
+from .runner import Runner
+from .tap import Tap
+
+_SYS = Path("/sys/class/net")
+_ASIDE = ".old"
+_KEPT = ".kept"
+_POLL_SECONDS = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """What is moved aside: TAPs, each by its name and the one that it has meanwhile, and files.
+
+    ``next`` is the name that the new VMM has for its API. No VMM of this VM had it before: one removes it when it ends.
+    """
+
+    taps: Mapping[str, str]
+    files: tuple[str, ...]
+    next: str
+
+    def write(self, path: Path) -> None:
+        """Put it on disk."""
+        with replacing(path) as file:
+            file.write(json.dumps(asdict(self)).encode())
+
+    @classmethod
+    def read(cls, path: Path) -> Journal | None:
+        """Return what is on disk, None where there is nothing."""
+        try:
+            written = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        return cls(written["taps"], tuple(written["files"]), written["next"])
+
+
+def plan(taps: tuple[Tap, ...], files: list[Path], api_socket: Path) -> Journal:
+    """Return what is to be moved aside. A TAP's other name has its interface's index, which no other has."""
+    names = {wanted.name: f"aside{(_SYS / wanted.name / 'ifindex').read_text().strip()}" for wanted in taps}
+    # Its name begins with that of the first: by that, a process is known as this VM's.
+    next_ = f"{api_socket}.{secrets.token_hex(4)}"
+    return Journal(names, tuple(str(path) for path in files if path.exists()), next_)
+
+
+def make_room(runner: Runner, journal: Journal, taps: tuple[Tap, ...]) -> None:
+    """Move aside what the journal says, and make TAPs and log files anew. Raises CommandFailed."""
+    for path in map(Path, journal.files):
+        status = path.stat()
+        path.rename(f"{path}{_ASIDE}")
+        if not path.is_socket() and path.suffix == ".log":
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            os.chown(path, status.st_uid, status.st_gid)
+    for wanted in taps:
+        aside = journal.taps[wanted.name]
+        runner.run(["ip", "link", "set", "dev", wanted.name, "down"])
+        runner.run(["ip", "link", "set", "dev", wanted.name, "name", aside])
+        tap.ensure(runner, wanted)
+        # The guest knows its gateway by this address.
+        mac = (_SYS / aside / "address").read_text().strip()
+        runner.run(["ip", "link", "set", "dev", wanted.name, "address", mac])
+
+
+def finish(runner: Runner, journal: Journal) -> None:
+    """Remove what the old VMM had. Raises CommandFailed."""
+    for aside in journal.taps.values():
+        tap.remove(runner, aside)
+    for path in journal.files:
+        Path(f"{path}{_ASIDE}").unlink(missing_ok=True)
+
+
+def undo(runner: Runner, journal: Journal, taps: tuple[Tap, ...]) -> None:
+    """Give the old VMM back what it had. Raises CommandFailed."""
+    for wanted in taps:
+        aside = journal.taps.get(wanted.name)
+        if aside is not None and tap.exists(aside):
+            tap.remove(runner, wanted.name)
+            runner.run(["ip", "link", "set", "dev", aside, "name", wanted.name])
+            tap.ensure(runner, wanted)
+    for path in map(Path, journal.files):
+        with suppress(FileNotFoundError):
+            Path(f"{path}{_ASIDE}").replace(path)
+
+
+@contextmanager
+def sockets_kept(paths: list[Path]) -> Iterator[None]:
+    """Keep the new VMM's sockets while the old one ends in the block: it removes the names of what once were its own."""
+    stop = threading.Event()
+    kept = {path: path.with_name(path.name + _KEPT) for path in paths}
+
+    def watch() -> None:
+        while not stop.is_set():
+            for path, link in kept.items():
+                if path.is_socket() and not link.exists():
+                    with suppress(OSError):
+                        os.link(path, link)
+            time.sleep(_POLL_SECONDS)
+
+    for link in kept.values():
+        link.unlink(missing_ok=True)
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        for path, link in kept.items():
+            if link.exists():
+                if path.exists():
+                    link.unlink()
+                else:
+                    link.rename(path)

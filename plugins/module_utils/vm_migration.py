@@ -1,0 +1,142 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Handing a VM from one VMM to another, on this host or over a socket to another one.
+
+Facts from Cloud Hypervisor's docs/live_migration.md and vmm/src/lib.rs (vm_send_migration, vm_receive_migration), and from
+tests/vmm_contract/test_vmm_migration.py.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from .errors import MicrovmError
+from .vm_state import Vm
+from .vmm_api import VmmClient, VmmError, VmmUnreachable
+
+# Where a VM is once a migration is over: gone to the other VMM, still here, or nowhere.
+Place = Literal["there", "here", "lost"]
+DEFAULT_TIMEOUT = 600.0
+_BEGIN_SECONDS = 20.0
+_ARRIVAL_SECONDS = 30.0
+_POLL_SECONDS = 0.01
+_FAILED = '"migration-failed"'
+
+
+def begin_receiving(api_socket: Path, migration_socket: Path, alive: Callable[[], bool]) -> None:
+    """Have a VMM wait for a VM at ``migration_socket``; return once it waits. It answers nothing else then.
+
+    It goes on waiting when whoever asked has gone. Raises MicrovmError where it does not begin.
+    """
+    _wait_for_api(api_socket, alive)
+    migration_socket.unlink(missing_ok=True)
+    refusals: list[MicrovmError] = []
+
+    def ask() -> None:
+        try:
+            VmmClient(str(api_socket), timeout=_BEGIN_SECONDS).receive_migration(f"unix:{migration_socket}")
+        except VmmUnreachable:
+            pass  # it is taking longer than we listen
+        except MicrovmError as error:
+            refusals.append(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    deadline = time.monotonic() + _BEGIN_SECONDS
+    while not migration_socket.exists():
+        if refusals:
+            raise refusals[0]
+        if not alive() or time.monotonic() > deadline:
+            raise MicrovmError(f"the VMM that is to receive the VM does not wait at '{migration_socket}'")
+        time.sleep(_POLL_SECONDS)
+
+
+def _wait_for_api(api_socket: Path, alive: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _BEGIN_SECONDS
+    while True:
+        try:
+            VmmClient(str(api_socket), timeout=2.0).ping()
+            return
+        except VmmUnreachable as error:
+            if not alive() or time.monotonic() > deadline:
+                raise MicrovmError(f"the VMM that is to receive the VM does not answer: {error.message}") from error
+        time.sleep(_POLL_SECONDS)
+
+
+def has_vm(api_socket: Path) -> bool:
+    """Return whether a VMM says that it has a guest, running or paused. One that still waits says nothing."""
+    try:
+        return VmmClient(str(api_socket), timeout=1.0).info()["state"] in ("Running", "Paused")
+    except (VmmError, VmmUnreachable):
+        return False
+
+
+def send(vm: Vm, url: str, *, local: bool, timeout: float, give_up: Callable[[], None]) -> tuple[bool, str]:
+    """Have the VM's VMM hand it over, and wait until that is over. Return whether it has left, and what was said.
+
+    A VMM that has handed its VM over ends, and so does one that dies of it: whether the VM has arrived is to be asked at the
+    other end. ``give_up`` is called after ``timeout`` seconds, to take the other end away; the VM then stays.
+    """
+    pid = vm.supervisor.pid()
+    seen = _size(vm.paths.event_log)
+    refusals: list[str] = []
+    answered = threading.Event()
+
+    def ask() -> None:
+        # Up to v52 the call returns when the migration is over, from v53 on when it has begun.
+        try:
+            vm.client(timeout=timeout + _BEGIN_SECONDS).send_migration(url, local=local)
+        except VmmError as error:
+            refusals.append(error.message)
+        except VmmUnreachable:
+            pass  # it has ended, one way or the other
+        answered.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    deadline = time.monotonic() + timeout
+    given_up = False
+    while vm.supervisor.pid() == pid:
+        if refusals:
+            return False, refusals[0]
+        if answered.is_set() and _FAILED in _since(vm.paths.event_log, seen):
+            return False, f"the VMM reports that the migration has failed; {vm.supervisor.last_words()}"
+        if time.monotonic() > deadline:
+            if given_up:
+                raise MicrovmError(
+                    "the VMM neither ends its migration nor itself; look at what it does", vm=vm.paths.name
+                )
+            given_up, deadline = True, time.monotonic() + _ARRIVAL_SECONDS
+            give_up()
+        time.sleep(_POLL_SECONDS)
+    return True, vm.supervisor.last_words()
+
+
+def arrived(api_socket: Path, alive: Callable[[], bool]) -> bool:
+    """Return whether the VM whose VMM has ended has come to this one; wait a little for it."""
+    deadline = time.monotonic() + _ARRIVAL_SECONDS
+    while time.monotonic() < deadline and alive():
+        try:
+            return VmmClient(str(api_socket), timeout=1.0).info()["state"] in ("Running", "Paused")
+        except VmmError:
+            return False
+        except VmmUnreachable:
+            time.sleep(_POLL_SECONDS)
+    return False
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _since(path: Path, offset: int) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,145 @@
+#!/usr/bin/python
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ch_upgrade
+short_description: Move running VMs to the VMM that is installed now, without a reboot
+version_added: 0.2.0
+description:
+  - A VM runs on in the VMM that it was started with, whatever is installed later. This module starts a VMM of the installed version
+    beside it and migrates the guest, which goes on where it was.
+  - The guest stands still for a moment where its memory is shared (O(microvm.cloud_hypervisor.ch_vm#module:memory.shared)) or in huge
+    pages. Other memory is copied while the guest runs, and its network stands still for that long. Connections survive.
+  - The VM's TAPs, its vsock socket, its serial socket and log keep their names. A pty may have another one afterwards.
+  - A move that fails leaves the guest in the VMM that it was in. A run that was killed is finished or undone by the next one.
+    Where a VMM dies of it, the guest is lost. It is started again from its disks, and the task fails and says so.
+  - A VM that is stopped needs nothing. It starts in what is installed then.
+author:
+  - The microvm.cloud_hypervisor developers (@microvm)
+requirements:
+  - the Python library requests-unixsocket
+extends_documentation_fragment:
+  - microvm.cloud_hypervisor.bulk
+  - microvm.cloud_hypervisor.bulk.attributes
+options:
+  name: &name
+    description: The VM's name.
+    type: str
+  vmm: &vmm
+    description:
+      - The VMM to move to, a path or the name of a command. It is on record for the next start.
+      - The default is the one on record, which is then expected to have been replaced by a newer version.
+    type: str
+  force: &force
+    description: Whether the guest is moved even where it runs in that version already. The default is V(false).
+    type: bool
+  timeout: &timeout
+    description: For how many seconds a move may take before it is given up, and the guest stays. The default is V(600).
+    type: int
+  vms:
+    description: Many VMs in one call. Options beside this list are the defaults of each item.
+    type: list
+    elements: dict
+    suboptions:
+      name: *name
+      vmm: *vmm
+      force: *force
+      timeout: *timeout
+  state_dir:
+    description: The directory in which each VM has its own, C(vms/NAME).
+    type: path
+    default: /var/lib/microvm
+  run_dir:
+    description: The directory in which each VM that runs has its own.
+    type: path
+    default: /run/microvm
+seealso:
+  - module: microvm.cloud_hypervisor.ch_vm
+"""
+
+EXAMPLES = r"""
+- name: Install another version
+  ansible.builtin.get_url:
+    url: https://github.com/cloud-hypervisor/cloud-hypervisor/releases/download/v53.0/cloud-hypervisor-static
+    dest: /usr/local/bin/cloud-hypervisor
+    mode: "0755"
+
+- name: Move two VMs to it, one after the other
+  microvm.cloud_hypervisor.ch_upgrade:
+    workers: 1
+    vms:
+      - name: web
+      - name: db
+"""
+
+RETURN = r"""
+vms:
+  description:
+    - What was reached for each VM, by its name.
+    - C(vmm_version_before) is none where the VM does not run.
+  returned: always
+  type: dict
+  sample:
+    web:
+      changed: true
+      actions: [moved the guest from v52.0 to v53.0]
+      vmm_version_before: "52.0"
+      vmm_version: "53.0"
+      pid: 4711
+"""
+
+from functools import partial
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import vm_upgrade, vmm_api
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import report, requested, run_each
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.runner import HostRunner
+
+VM_OPTIONS = {
+    "name": {"type": "str"},
+    "vmm": {"type": "str"},
+    "force": {"type": "bool"},
+    "timeout": {"type": "int"},
+}
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            **VM_OPTIONS,
+            "vms": {"type": "list", "elements": "dict", "options": VM_OPTIONS},
+            "workers": {"type": "int", "default": 8},
+            "state_dir": {"type": "path", "default": "/var/lib/microvm"},
+            "run_dir": {"type": "path", "default": "/run/microvm"},
+        },
+        supports_check_mode=True,
+    )
+    if not vmm_api.HAS_REQUESTS_UNIXSOCKET:
+        module.fail_json(
+            msg=missing_required_lib("requests-unixsocket"), exception=vmm_api.REQUESTS_UNIXSOCKET_IMPORT_ERROR
+        )
+    work = partial(
+        vm_upgrade.ensure,
+        state_dir=Path(module.params["state_dir"]),
+        run_dir=Path(module.params["run_dir"]),
+        runner=HostRunner(),
+        check_mode=module.check_mode,
+    )
+    try:
+        items = requested(module.params, shared=["workers", "state_dir", "run_dir"])
+        outcomes = run_each(items, work, workers=module.params["workers"])
+    except MicrovmError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**report(outcomes))
+
+
+if __name__ == "__main__":
+    main()
