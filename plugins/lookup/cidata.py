@@ -17,7 +17,7 @@ author:
   - The microvm.cloud_hypervisor developers (@microvm)
 options:
   _terms:
-    description: The VMs, as O(microvm.cloud_hypervisor.vm#role:vm_instances) has them.
+    description: The VMs, as O(microvm.cloud_hypervisor.vm#role:main:vm_instances) has them.
     type: list
     elements: dict
     required: true
