@@ -69,9 +69,6 @@ def user_data(vm: Mapping[str, Any]) -> Json:
     for key, name in (("ssh_keys", "ssh_authorized_keys"), ("users", "users"), ("timezone", "timezone")):
         if vm.get(key):
             config[name] = vm[key]
-    if vm.get("ssh_keys") and vm.get("users") and "default" not in vm["users"]:
-        # The keys are the default user's, who is there only where no users are listed, or where it is among them.
-        config["users"] = ["default", *vm["users"]]
     if vm.get("packages"):
         config |= {"package_update": True, "packages": list(vm["packages"])}
     # What is mounted below another disk's directory comes after it, and finds its own there only when that is mounted.
@@ -114,7 +111,12 @@ def user_data(vm: Mapping[str, Any]) -> Json:
     for name, value in (("mounts", mounts), ("write_files", files), ("runcmd", commands)):
         if value:
             config[name] = value
-    return merged(config, vm.get("user_data_extra") or {})
+    config = merged(config, vm.get("user_data_extra") or {})
+    users = config.get("users")
+    if config.get("ssh_authorized_keys") and isinstance(users, list) and "default" not in users:
+        # The keys are the default user's, who is there only where no users are listed, or where it is among them.
+        config["users"] = ["default", *users]
+    return config
 
 
 def merged(config: Mapping[str, Any], extra: Mapping[str, Any]) -> Json:

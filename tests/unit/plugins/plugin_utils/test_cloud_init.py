@@ -55,6 +55,7 @@ def test_a_vm_without_anything_gets_its_name() -> None:
         # The keys are the default user's, so that there must be one.
         ({"ssh_keys": ["k"], "users": [{"name": "me"}]}, ["default", {"name": "me"}]),
         ({"ssh_keys": ["k"], "users": [{"name": "me"}, "default"]}, [{"name": "me"}, "default"]),
+        ({"ssh_keys": ["k"], "user_data_extra": {"users": ["me"]}}, ["default", "me"]),
     ],
 )
 def test_the_default_user_keeps_its_keys(entry: dict[str, Any], users: list[Any] | None) -> None:
