@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal
 
+from .capacity import Ratios
 from .errors import MicrovmError
 from .sizes import parse_size
 
@@ -56,8 +57,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A host: the memory (bytes) and vCPUs that it has to give, what of them is promised to VMs that are there, and the
-    disk space (bytes) that is free."""
+    """What ch_vm_info tells of a host: memory and disk space in bytes, vCPUs, and what of each is promised."""
 
     name: str
     memory: int
@@ -65,6 +65,7 @@ class Host:
     vcpus: int
     promised_vcpus: int
     disk_free: int
+    promised_disk: int
     # The names of the VMs that are there.
     vms: frozenset[str] = frozenset()
 
@@ -74,12 +75,12 @@ class Host:
             self,
             promised_memory=self.promised_memory + demand.memory,
             promised_vcpus=self.promised_vcpus + demand.vcpus,
-            disk_free=self.disk_free - demand.disk,
+            promised_disk=self.promised_disk + demand.disk,
             vms=self.vms | {demand.name},
         )
 
     def left(self) -> Fraction:
-        """Return how much of what it gives is not promised: the smaller part of memory and vCPUs."""
+        """Return what part of it is not promised: of memory or vCPUs, whichever is less. Below 0, it is promised twice."""
         return min(
             Fraction(total - promised, total) if total > 0 else Fraction(0)
             for total, promised in ((self.memory, self.promised_memory), (self.vcpus, self.promised_vcpus))
@@ -98,13 +99,21 @@ class Plan:
 
 
 def plan(
-    demands: Iterable[Demand], hosts: Iterable[Host], placed: Mapping[str, str], *, strategy: Strategy = "spread"
+    demands: Iterable[Demand],
+    hosts: Iterable[Host],
+    placed: Mapping[str, str],
+    *,
+    strategy: Strategy = "spread",
+    ratios: Ratios | None = None,
 ) -> Plan:
     """Give each VM that has no place one. The order of ``demands`` and ``hosts`` does not matter.
+
+    ``ratios`` say how many times over what a host has may be promised, as for ch_vm, which has the last word.
 
     A VM that a host has is there, whatever ``placed`` says. ``placed`` counts for the others, even where its host is not
     among ``hosts``. Raises MicrovmError for a VM that two hosts have.
     """
+    ratios = ratios or Ratios()
     wanted = sorted(demands, key=lambda demand: demand.name)
     rooms = {host.name: host for host in sorted(hosts, key=lambda host: host.name)}
     there = _there(rooms)
@@ -118,7 +127,7 @@ def plan(
     groups = {demand.name: demand.anti_affinity for demand in wanted}
     new, refused = set(), {}
     for demand in sorted((demand for demand in wanted if demand.name not in placements), key=_order):
-        reasons = {name: _obstacle(demand, host, placements, groups) for name, host in rooms.items()}
+        reasons = {name: _obstacle(demand, host, placements, groups, ratios) for name, host in rooms.items()}
         fitting = [name for name, reason in reasons.items() if reason is None]
         if not fitting:
             refused[demand.name] = {name: reason for name, reason in reasons.items() if reason is not None}
@@ -150,7 +159,7 @@ def _order(demand: Demand) -> tuple[float, int, int, int, str]:
 
 
 def _obstacle(
-    demand: Demand, host: Host, placements: Mapping[str, str], groups: Mapping[str, str | None]
+    demand: Demand, host: Host, placements: Mapping[str, str], groups: Mapping[str, str | None], ratios: Ratios
 ) -> str | None:
     """Return why the host cannot take the VM; None where it can."""
     if demand.hosts is not None and host.name not in demand.hosts:
@@ -159,13 +168,16 @@ def _obstacle(
         for name, where in sorted(placements.items()):
             if where == host.name and groups[name] == demand.anti_affinity:
                 return f"has '{name}', of the same anti_affinity '{demand.anti_affinity}'"
-    memory, vcpus = host.memory - host.promised_memory, host.vcpus - host.promised_vcpus
-    if demand.memory > memory:
-        return f"has {_mib(memory)} of {_mib(host.memory)} memory left, and it takes {_mib(demand.memory)}"
-    if demand.vcpus > vcpus:
-        return f"has {vcpus} of {host.vcpus} vCPUs left, and it takes {demand.vcpus}"
-    if demand.disk > host.disk_free:
-        return f"has {_mib(host.disk_free)} disk space left, and it takes {_mib(demand.disk)}"
+    checks = (
+        (_mib, "memory", demand.memory, host.promised_memory, host.memory, ratios.memory_ratio),
+        (str, "vCPUs", demand.vcpus, host.promised_vcpus, host.vcpus, ratios.vcpu_ratio),
+        (_mib, "free disk space", demand.disk, host.promised_disk, host.disk_free, ratios.disk_ratio),
+    )
+    for shown, what, asked, promised, there, ratio in checks:
+        if ratio is not None and asked + promised > there * ratio:
+            return (
+                f"has {shown(there)} {what}, times {ratio:g}, and {shown(promised)} promised; it takes {shown(asked)}"
+            )
     return None
 
 
@@ -182,8 +194,9 @@ def table(result: Plan, demands: Iterable[Demand]) -> list[str]:
         takes = f"{_mib(demand.memory):>10} {demand.vcpus:>6} {_mib(demand.disk):>12}"
         lines.append(f"{demand.name:<24} {where:<16} {how:<9} {takes}  {demand.anti_affinity or '-'}")
     for name, host in result.hosts.items():
-        left = f"{_mib(host.memory - host.promised_memory):>10} {host.vcpus - host.promised_vcpus:>6}"
-        lines.append(f"{'left then on':<24} {name:<16} {'':<9} {left} {_mib(host.disk_free):>12}")
+        has = f"{_mib(host.memory):>10} {host.vcpus:>6} {_mib(host.disk_free):>12}"
+        promised = f"{_mib(host.promised_memory):>10} {host.promised_vcpus:>6} {_mib(host.promised_disk):>12}"
+        lines += [f"{'':<24} {name:<16} {'has':<9} {has}", f"{'':<24} {name:<16} {'promised':<9} {promised}"]
     return lines
 
 

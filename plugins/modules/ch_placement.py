@@ -45,6 +45,23 @@ options:
     type: str
     choices: [spread, pack]
     default: spread
+  capacity:
+    description:
+      - How many times over what a host has may be promised to its VMs. Give M(microvm.cloud_hypervisor.ch_vm) the same,
+        which refuses what does not fit.
+    type: dict
+    suboptions:
+      memory_ratio:
+        description: For the memory.
+        type: float
+        default: 1.5
+      vcpu_ratio:
+        description: For the CPUs. Where it is not given, there may be any number of vCPUs.
+        type: float
+      disk_ratio:
+        description: For the free disk space.
+        type: float
+        default: 10
   vms:
     description: All VMs that are to have a place.
     type: list
@@ -85,7 +102,7 @@ options:
         type: str
         required: true
       memory:
-        description: How much memory it gives to VMs, in bytes.
+        description: How much memory it has, in bytes.
         type: int
         required: true
       promised_memory:
@@ -93,15 +110,19 @@ options:
         type: int
         required: true
       vcpus:
-        description: How many vCPUs it gives to VMs.
+        description: How many CPUs it has.
         type: int
         required: true
       promised_vcpus:
-        description: How many of them are promised to the VMs there.
+        description: How many vCPUs are promised to the VMs there.
         type: int
         required: true
       disk_free:
         description: How much disk space is free, in bytes.
+        type: int
+        required: true
+      promised_disk:
+        description: How much of it the disks of the VMs there may still take, in bytes.
         type: int
         required: true
       vms:
@@ -121,8 +142,8 @@ EXAMPLES = r"""
       - {name: web1, memory: 2GiB, vcpus: 2, disk: 20GiB, anti_affinity: web}
       - {name: web2, memory: 2GiB, vcpus: 2, disk: 20GiB, anti_affinity: web}
     hosts:
-      - {name: hv1, memory: 68719476736, promised_memory: 0, vcpus: 32, promised_vcpus: 0, disk_free: 1099511627776}
-      - {name: hv2, memory: 68719476736, promised_memory: 0, vcpus: 32, promised_vcpus: 0, disk_free: 1099511627776}
+      - "{{ info_of_hv1.host | combine({'name': 'hv1', 'vms': info_of_hv1.vms.keys() | list}) }}"
+      - "{{ info_of_hv2.host | combine({'name': 'hv2', 'vms': info_of_hv2.vms.keys() | list}) }}"
   delegate_to: localhost
   run_once: true
 """
@@ -157,6 +178,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import placement, placement_file
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.capacity import Ratios
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 
 
@@ -177,12 +199,19 @@ def main() -> None:
         "vcpus": {"type": "int", "required": True},
         "promised_vcpus": {"type": "int", "required": True},
         "disk_free": {"type": "int", "required": True},
+        "promised_disk": {"type": "int", "required": True},
         "vms": {"type": "list", "elements": "str", "default": []},
+    }
+    capacity_options = {
+        "memory_ratio": {"type": "float", "default": 1.5},
+        "vcpu_ratio": {"type": "float"},
+        "disk_ratio": {"type": "float", "default": 10.0},
     }
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "required": True},
             "strategy": {"type": "str", "choices": ["spread", "pack"], "default": "spread"},
+            "capacity": {"type": "dict", "options": capacity_options},
             "vms": {"type": "list", "elements": "dict", "required": True, "options": vm_options},
             "hosts": {"type": "list", "elements": "dict", "required": True, "options": host_options},
         },
@@ -193,7 +222,8 @@ def main() -> None:
         demands = [placement.Demand.of(vm) for vm in module.params["vms"]]
         hosts = [placement.Host(**{**host, "vms": frozenset(host["vms"])}) for host in module.params["hosts"]]
         before = placement_file.read(path)
-        plan = placement.plan(demands, hosts, before, strategy=module.params["strategy"])
+        ratios = Ratios(**(module.params["capacity"] or {}))
+        plan = placement.plan(demands, hosts, before, strategy=module.params["strategy"], ratios=ratios)
         if plan.placements != before and not module.check_mode:
             placement_file.write(path, plan.placements)
     except MicrovmError as error:

@@ -30,14 +30,15 @@ def placed_on(fleet: Iterable[Entry], host: str, placements: Mapping[str, str], 
 def demands(entries: Iterable[Entry], images: Iterable[Entry]) -> list[dict[str, Any]]:
     """Return what ch_placement asks of each entry, with the modules' defaults filled in. Raises MicrovmError for a size.
 
-    The disk space is that of all its disks grown to their full size.
+    As in what a host promises, the memory is the most that the guest can have, the vCPUs are those that it can have, and
+    the disk space is that of all its disks grown to their full size.
     """
     image_sizes = {image["name"]: image.get("size") for image in images}
     return [
         {
             "name": entry["name"],
-            "memory": str((entry.get("memory") or {}).get("size") or DEFAULT_MEMORY),
-            "vcpus": (entry.get("cpus") or {}).get("boot") or 1,
+            "memory": str(_memory(entry)),
+            "vcpus": (entry.get("cpus") or {}).get("max") or (entry.get("cpus") or {}).get("boot") or 1,
             "disk": str(_disk(entry, image_sizes.get(entry.get("image")))),
             **{key: entry[key] for key in ("anti_affinity", "hosts") if entry.get(key) is not None},
         }
@@ -45,9 +46,23 @@ def demands(entries: Iterable[Entry], images: Iterable[Entry]) -> list[dict[str,
     ]
 
 
+def _memory(entry: Entry) -> int:
+    memory = entry.get("memory") or {}
+    zones = memory.get("zones") or ()
+    sizes = [("memory.size", memory.get("size") or ("0" if zones else DEFAULT_MEMORY))]
+    for part in (memory, *zones):
+        sizes.append(("memory.hotplug_size", part.get("hotplug_size") or "0"))
+    sizes += [("memory.zones.size", zone["size"]) for zone in zones]
+    return _total(entry, sizes)
+
+
 def _disk(entry: Entry, image_size: str | None) -> int:
     root = (entry.get("root") or {}).get("size") or image_size or DEFAULT_SIZE
-    sizes = [("root.size", root), *((f"data.{disk['name']}.size", disk["size"]) for disk in entry.get("data") or ())]
+    data = entry.get("data") or ()
+    return _total(entry, [("root.size", root), *((f"data.{disk['name']}.size", disk["size"]) for disk in data)])
+
+
+def _total(entry: Entry, sizes: Iterable[tuple[str, str | int]]) -> int:
     try:
         return sum(parse_size(size, option=option) for option, size in sizes)
     except MicrovmError as error:

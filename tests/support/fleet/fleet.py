@@ -34,10 +34,11 @@ import time
 from pathlib import Path
 
 PACKAGES = (
-    "dbus,iproute2,kmod,nftables,openssh-server,procps,python3,python3-requests-unixsocket,qemu-system-x86,qemu-utils,"
+    "dbus,iproute2,kmod,netbase,nftables,openssh-server,procps,python3,python3-requests-unixsocket,qemu-system-x86,qemu-utils,"
     "systemd,systemd-sysv"
 )
-PREFIX = "fleet"
+# Another one for a second fleet, in a network namespace of its own.
+PREFIX = os.environ.get("FLEET_PREFIX", "fleet")
 # TEST-NET-3 of RFC 5737: no real network has these addresses.
 NETWORK = "203.0.113"
 # What a reboot clears in a host's network namespace: the rules, the TAPs, and what was set of eth0.

@@ -12,14 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import placement
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.capacity import Ratios
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.placement import Demand, Host, Plan
 
 GIB = 1 << 30
+# What is there is promised once.
+ONCE = Ratios(memory_ratio=1.0, vcpu_ratio=1.0, disk_ratio=1.0)
 
 
 def host(name: str, memory: int = 8, vcpus: int = 8, disk: int = 100, vms: tuple[str, ...] = ()) -> Host:
-    return Host(name, memory * GIB, 0, vcpus, 0, disk * GIB, frozenset(vms))
+    return Host(name, memory * GIB, 0, vcpus, 0, disk * GIB, 0, frozenset(vms))
 
 
 def vm(name: str, memory: int = 1, group: str | None = None, hosts: tuple[str, ...] | None = None) -> Demand:
@@ -34,19 +37,19 @@ def test_spread_and_pack() -> None:
 
 def test_spread_goes_by_what_is_scarcer() -> None:
     # h1 has more memory left and hardly a vCPU.
-    hosts = [Host("h1", 64 * GIB, 0, 8, 7, 100 * GIB), Host("h2", 8 * GIB, GIB, 8, 1, 100 * GIB)]
+    hosts = [Host("h1", 64 * GIB, 0, 8, 7, 100 * GIB, 0), Host("h2", 8 * GIB, GIB, 8, 1, 100 * GIB, 0)]
     assert placement.plan([vm("a")], hosts, {}).placements == {"a": "h2"}
 
 
 def test_the_largest_and_the_least_free_to_choose_go_first() -> None:
     hosts = [host("h1", memory=4), host("h2", memory=3)]
-    assert placement.plan([vm("a", 3), vm("b", 4)], hosts, {}).placements == {"a": "h2", "b": "h1"}
+    assert placement.plan([vm("a", 3), vm("b", 4)], hosts, {}, ratios=ONCE).placements == {"a": "h2", "b": "h1"}
     assert placement.plan([vm("a", 3), vm("b", 2, hosts=("h2",))], hosts, {}).placements == {"a": "h1", "b": "h2"}
 
 
 def test_a_vm_that_is_placed_but_not_there_yet_takes_its_room() -> None:
-    result = placement.plan([vm("a", 6), vm("b", 3)], [host("h1")], {"a": "h1"})
-    assert result.refused == {"b": {"h1": "has 2048 MiB of 8192 MiB memory left, and it takes 3072 MiB"}}
+    result = placement.plan([vm("a", 6), vm("b", 3)], [host("h1")], {"a": "h1"}, ratios=ONCE)
+    assert result.refused == {"b": {"h1": "has 8192 MiB memory, times 1, and 6144 MiB promised; it takes 3072 MiB"}}
 
 
 def test_what_a_host_has_counts_more_than_the_file() -> None:
@@ -68,23 +71,23 @@ def test_a_vm_on_two_hosts_is_an_error() -> None:
 def test_each_host_gives_its_reason() -> None:
     hosts = [
         host("h1", memory=1),
-        Host("h2", 8 * GIB, 0, 2, 2, 100 * GIB),
+        Host("h2", 8 * GIB, 0, 2, 2, 100 * GIB, 0),
         host("h3", disk=0),
         host("h4", vms=("b",)),
         host("h5"),
     ]
     wanted = [vm("a", 2, "web", ("h1", "h2", "h3", "h4")), vm("b", group="web")]
-    result = placement.plan(wanted, hosts, {})
+    result = placement.plan(wanted, hosts, {}, ratios=ONCE)
     assert result.refused == {
         "a": {
-            "h1": "has 1024 MiB of 1024 MiB memory left, and it takes 2048 MiB",
-            "h2": "has 0 of 2 vCPUs left, and it takes 1",
-            "h3": "has 0 MiB disk space left, and it takes 1024 MiB",
+            "h1": "has 1024 MiB memory, times 1, and 0 MiB promised; it takes 2048 MiB",
+            "h2": "has 2 vCPUs, times 1, and 2 promised; it takes 1",
+            "h3": "has 0 MiB free disk space, times 1, and 0 MiB promised; it takes 1024 MiB",
             "h4": "has 'b', of the same anti_affinity 'web'",
             "h5": "is none of its hosts, h1, h2, h3, h4",
         }
     }
-    assert placement.refusal(result).startswith("VM 'a' fits nowhere: h1 has 1024 MiB of 1024 MiB memory left")
+    assert placement.refusal(result).startswith("VM 'a' fits nowhere: h1 has 1024 MiB memory, times 1,")
     assert [line.split()[:3] for line in placement.table(result, wanted)[1:3]] == [
         ["a", "-", "refused"],
         ["b", "h4", "stays"],
@@ -109,6 +112,7 @@ HOSTS = st.integers(0, 5).flatmap(
                 vcpus=st.integers(0, 16),
                 promised_vcpus=st.integers(0, 4),
                 disk_free=st.integers(0, 40).map(lambda gib: gib * GIB),
+                promised_disk=st.integers(0, 4).map(lambda gib: gib * GIB),
             )
             for number in range(count)
         )
@@ -130,19 +134,22 @@ VMS = st.integers(0, 12).flatmap(
         )
     )
 )
+RATIOS = st.sampled_from([1.0, 1.5, None])
 STRATEGIES: st.SearchStrategy[placement.Strategy] = st.sampled_from(["spread", "pack"])
 
 
-def check(result: Plan, vms: tuple[Demand, ...], hosts: tuple[Host, ...], placed: dict[str, str]) -> None:
+def check(
+    result: Plan, vms: tuple[Demand, ...], hosts: tuple[Host, ...], placed: dict[str, str], ratio: float | None
+) -> None:
     """Hold a plan, for VMs of which some were placed and none is there, to what it promises."""
     by_name = {demand.name: demand for demand in vms}
     new = {name: result.placements[name] for name in result.new}
     for there in hosts:
         all_here = [by_name[name] for name, where in result.placements.items() if where == there.name]
-        if there.name in new.values():
-            assert sum(demand.memory for demand in all_here) + there.promised_memory <= there.memory
-            assert sum(demand.vcpus for demand in all_here) + there.promised_vcpus <= there.vcpus
-            assert sum(demand.disk for demand in all_here) <= there.disk_free
+        if there.name in new.values() and ratio is not None:
+            assert sum(demand.memory for demand in all_here) + there.promised_memory <= there.memory * ratio
+            assert sum(demand.vcpus for demand in all_here) + there.promised_vcpus <= there.vcpus * ratio
+            assert sum(demand.disk for demand in all_here) + there.promised_disk <= there.disk_free * ratio
     for name, where in new.items():
         allowed, group = by_name[name].hosts, by_name[name].anti_affinity
         assert allowed is None or where in allowed
@@ -154,20 +161,25 @@ def check(result: Plan, vms: tuple[Demand, ...], hosts: tuple[Host, ...], placed
     assert not result.placements.keys() & result.refused.keys()
 
 
-@given(vms=VMS, hosts=HOSTS, strategy=STRATEGIES, data=st.data())
+@given(vms=VMS, hosts=HOSTS, strategy=STRATEGIES, ratio=RATIOS, data=st.data())
 def test_capacity_and_anti_affinity_hold_and_what_is_placed_stays(
-    vms: tuple[Demand, ...], hosts: tuple[Host, ...], strategy: placement.Strategy, data: st.DataObject
+    vms: tuple[Demand, ...],
+    hosts: tuple[Host, ...],
+    strategy: placement.Strategy,
+    ratio: float | None,
+    data: st.DataObject,
 ) -> None:
+    ratios = Ratios(ratio, ratio, ratio)
     placed = {
         demand.name: data.draw(st.sampled_from([there.name for there in hosts] + ["gone"]))
         for demand in vms
         if data.draw(st.booleans())
     }
-    result = placement.plan(vms, hosts, placed, strategy=strategy)
-    check(result, vms, hosts, placed)
+    result = placement.plan(vms, hosts, placed, strategy=strategy, ratios=ratios)
+    check(result, vms, hosts, placed, ratio)
     for reasons in result.refused.values():
         assert reasons.keys() == {there.name for there in hosts}
-    again = placement.plan(vms, hosts, result.placements, strategy=strategy)
+    again = placement.plan(vms, hosts, result.placements, strategy=strategy, ratios=ratios)
     assert again.placements == result.placements
     assert not again.new
 

@@ -31,21 +31,28 @@ def test_what_an_entry_takes() -> None:
         "name": "db",
         "image": "small",
         "cpus": {"boot": 4, "max": 8},
-        "memory": {"size": "2GiB"},
+        "memory": {"size": "2GiB", "hotplug_size": "1GiB"},
         "root": {"size": "4GiB"},
         "data": [{"name": "main", "size": "10GiB", "mount": "/x"}],
         "anti_affinity": "db",
         "hosts": ["h1"],
     }
     assert fleet.demands([entry], [{"name": "small", "size": "1GiB"}]) == [
-        {"name": "db", "memory": "2GiB", "vcpus": 4, "disk": str(14 * GIB), "anti_affinity": "db", "hosts": ["h1"]}
+        {
+            "name": "db",
+            "memory": str(3 * GIB),
+            "vcpus": 8,
+            "disk": str(14 * GIB),
+            "anti_affinity": "db",
+            "hosts": ["h1"],
+        }
     ]
 
 
 def test_the_defaults_of_the_modules_count() -> None:
     images = [{"name": "small", "size": "1GiB"}, {"name": "other"}]
     small, other = fleet.demands([{"name": "a", "image": "small"}, {"name": "b", "image": "other"}], images)
-    assert small == {"name": "a", "memory": "512MiB", "vcpus": 1, "disk": str(GIB)}
+    assert small == {"name": "a", "memory": str(GIB // 2), "vcpus": 1, "disk": str(GIB)}
     assert other["disk"] == str(20 * GIB)
 
 
