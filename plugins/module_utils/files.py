@@ -30,18 +30,32 @@ def locked_directory(path: Path, *, make: bool, mode: int = 0o755) -> Iterator[N
 
     With ``make``, the directory is made, with ``mode``; without, one that is missing needs no lock.
     """
-    if make:
-        path.mkdir(mode=mode, parents=True, exist_ok=True)
+    while True:
+        if make:
+            path.mkdir(mode=mode, parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            if make:
+                continue
+            yield
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Whoever had the lock may have removed the directory: a lock on what has no name keeps nobody out.
+            if not _is_still(path, descriptor):
+                continue
+            yield
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:
-        yield
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+        return False
 
 
 @contextmanager

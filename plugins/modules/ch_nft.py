@@ -11,13 +11,16 @@ short_description: Isolate VMs with nftables
 version_added: 0.1.0
 description:
   - A VM may reach out through the uplink, with the host's address, and get answers. Nothing reaches it but the host itself
-    and what is asked for; other VMs and the host are out of its reach.
+    and what is asked for; other VMs and the host are out of its reach, unless O(groups) and O(host_services) say otherwise.
   - A packet whose source is not the VM's own MAC and address is dropped, and so are router advertisements, redirects, forged
     ARP, and what a DHCP server would say.
   - The rules are in the tables C(inet cloud_hypervisor) and C(arp cloud_hypervisor), are the same for any number of VMs, and
-    change in one transaction. What is missing or was changed by hand is put right by the next run.
+    change in one transaction, which the kernel is asked beforehand whether it could do. What is missing or was changed by hand
+    is put right by the next run that is about the VM; a run that is about all of the host's VMs, as the role's is, also removes
+    what no VM has asked for.
+  - Connections that were let in or out before a change go on after it.
   - The ruleset is also written to C(nftables/cloud_hypervisor.nft) in O(state_dir), for C(nftables.service) to load at the
-    host's next boot.
+    host's next boot; R(microvm.cloud_hypervisor.host, ansible_collections.microvm.cloud_hypervisor.host_role) has it do so.
 author:
   - The microvm.cloud_hypervisor developers (@microvm)
 extends_documentation_fragment:
@@ -42,6 +45,21 @@ options:
   address6: &address6
     description: The VM's IPv6 address. One that is not global, such as a unique local one, goes out with the host's.
     type: str
+  subnet: &subnet
+    description: The subnet of the VM's lease. O(address) has to be in it.
+    type: str
+    version_added: 0.2.0
+  subnet6: &subnet6
+    description: The IPv6 subnet of the VM's lease. O(address6) has to be in it.
+    type: str
+    version_added: 0.2.0
+  groups: &groups
+    description:
+      - The groups that the VM is in. The VMs of a group reach each other, by any protocol.
+      - A group is there as long as a VM is in it. A VM has at most eight, those of O(egress.groups) included.
+    type: list
+    elements: str
+    version_added: 0.2.0
   egress: &egress
     description: Where the VM may reach.
     type: dict
@@ -72,6 +90,11 @@ options:
           ports:
             description: A port, or a range such as V(8000-8010), of O(egress.allow[].proto).
             type: str
+      groups:
+        description: Groups whose VMs it may reach, by any protocol, without their reaching it. See O(groups).
+        type: list
+        elements: str
+        version_added: 0.2.0
   forwards: &forwards
     description: Ports of the host that lead to the VM, for other hosts and for the host itself by its own address.
     type: list
@@ -92,7 +115,7 @@ options:
         description: The host's address. Without, it is any of them.
         type: str
       sources:
-        description: The networks whose hosts may connect. Without, all may.
+        description: The networks whose hosts may connect. Without, all may. The host itself always may.
         type: list
         elements: str
   host_services: &host_services
@@ -108,6 +131,33 @@ options:
         description: The protocol. The default is V(tcp).
         type: str
         choices: [tcp, udp]
+  new_connections: &new_connections
+    description: How many connections may begin. What is over that is dropped; what has begun is not limited.
+    type: dict
+    version_added: 0.2.0
+    suboptions:
+      out:
+        description: Those that the VM begins, wherever they lead. Without, there is no limit.
+        type: dict
+        suboptions:
+          rate: &rate
+            description: How many, in each O(new_connections.out.per).
+            type: int
+            required: true
+          per: &per
+            description: The unit of time. The default is V(second).
+            type: str
+            choices: [second, minute, hour, day]
+          burst: &burst
+            description: How many may begin at once. The default is V(5).
+            type: int
+      in:
+        description: Those that come through O(forwards) from other hosts. Without, there is no limit.
+        type: dict
+        suboptions:
+          rate: *rate
+          per: *per
+          burst: *burst
   vms:
     description: A list of VMs, each with the options of this module; what is given beside it is each item's default.
     type: list
@@ -119,9 +169,13 @@ options:
       mac: *mac
       address: *address
       address6: *address6
+      subnet: *subnet
+      subnet6: *subnet6
+      groups: *groups
       egress: *egress
       forwards: *forwards
       host_services: *host_services
+      new_connections: *new_connections
   uplink:
     description: The interface that leads out. The default is the one, or those, of the default routes.
     type: str
@@ -131,6 +185,7 @@ options:
     default: /var/lib/microvm
 seealso:
   - module: microvm.cloud_hypervisor.ch_lease
+  - module: microvm.cloud_hypervisor.ch_nft_info
 """
 
 EXAMPLES = r"""
@@ -159,6 +214,28 @@ EXAMPLES = r"""
           proto: tcp
           ports: 5432
 
+- name: Let a web server reach the databases, and them each other, but begin no flood
+  microvm.cloud_hypervisor.ch_nft:
+    vms:
+      - name: web
+        tap: chtap0
+        mac: "02:63:0a:d5:00:02"
+        address: 10.213.0.2
+        egress:
+          groups: [db]
+        new_connections:
+          out: {rate: 100, burst: 200}
+      - name: db1
+        tap: chtap1
+        mac: "02:63:0a:d5:00:06"
+        address: 10.213.0.6
+        groups: [db]
+      - name: db2
+        tap: chtap2
+        mac: "02:63:0a:d5:00:0a"
+        address: 10.213.0.10
+        groups: [db]
+
 - name: Remove what is there for two VMs
   microvm.cloud_hypervisor.ch_nft:
     state: absent
@@ -183,10 +260,19 @@ uplinks:
   type: list
   elements: str
   sample: [eth0]
+repaired:
+  description:
+    - Elements of the uplinks and of VMs that the call is not about, which were missing or strange and have been put right.
+  returned: success
+  type: list
+  elements: str
+  sample: []
+  version_added: 0.2.0
 foreign_drops:
   description:
-    - Chains of other tables, such as those of Docker, ufw and firewalld, that drop by default what passes through the host.
+    - Chains of other tables, such as those of Docker, ufw and firewalld, that drop or reject what they do not accept.
       What this module accepts must be accepted there as well.
+    - Seen are policies, a last rule without a condition, and the policies of iptables from before nftables.
   returned: success
   type: list
   elements: str
@@ -211,6 +297,15 @@ FORWARD_OPTIONS = {
     "host_address": {"type": "str"},
     "sources": {"type": "list", "elements": "str"},
 }
+RATE = {
+    "type": "dict",
+    "options": {
+        "rate": {"type": "int", "required": True},
+        "per": {"type": "str", "choices": ["second", "minute", "hour", "day"]},
+        "burst": {"type": "int"},
+    },
+}
+NAMES = {"type": "list", "elements": "str"}
 VM_OPTIONS = {
     "name": {"type": "str"},
     "state": {"type": "str", "choices": ["present", "absent"]},
@@ -218,12 +313,16 @@ VM_OPTIONS = {
     "mac": {"type": "str"},
     "address": {"type": "str"},
     "address6": {"type": "str"},
+    "subnet": {"type": "str"},
+    "subnet6": {"type": "str"},
+    "groups": NAMES,
     "egress": {
         "type": "dict",
         "options": {
             "policy": {"type": "str", "choices": ["all", "none"]},
             "private": {"type": "bool"},
             "allow": {"type": "list", "elements": "dict", "options": ALLOW_OPTIONS},
+            "groups": NAMES,
         },
     },
     "forwards": {"type": "list", "elements": "dict", "options": FORWARD_OPTIONS},
@@ -232,6 +331,7 @@ VM_OPTIONS = {
         "elements": "dict",
         "options": {"port": {"type": "str", "required": True}, "proto": PROTO},
     },
+    "new_connections": {"type": "dict", "options": {"out": RATE, "in": RATE}},
 }
 
 
@@ -258,9 +358,11 @@ def main() -> None:
         module.fail_json(msg=str(error))
     for chain in done.foreign_drops:
         module.warn(
-            f"the chain '{chain}' drops by default; what reaches a VM, or leaves it, must be accepted there too"
+            f"the chain '{chain}' drops what it does not accept; what reaches a VM, or leaves it, must be accepted there too"
         )
-    module.exit_json(**report(done.outcomes), uplinks=done.uplinks, foreign_drops=done.foreign_drops)
+    result = report(done.outcomes)
+    result["changed"] |= bool(done.repaired)
+    module.exit_json(**result, uplinks=done.uplinks, repaired=done.repaired, foreign_drops=done.foreign_drops)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ Facts = Mapping[str, Any]
 OPTIONS = {
     "ch_lease": ("pool", "pool6", "tap_prefix", "address", "mac"),
     "ch_disks": ("root",),
-    "ch_nft": ("egress", "forwards", "host_services"),
+    "ch_nft": ("groups", "egress", "forwards", "host_services", "new_connections"),
     "ch_vm": (
         "cpus",
         "memory",
@@ -193,7 +193,8 @@ def disks(entry: Entry, image: Facts, cidata: Facts) -> dict[str, Any]:
 
 def nft(entry: Entry, leased: Facts) -> dict[str, Any]:
     """Return the options of ch_nft: the entry's policy for the addresses that were leased."""
-    addresses = {key: leased[key] for key in ("tap", "mac", "address", "address6") if leased.get(key) is not None}
+    leases = ("tap", "mac", "address", "address6", "subnet", "subnet6")
+    addresses = {key: leased[key] for key in leases if leased.get(key) is not None}
     return {**_own("ch_nft", entry), **addresses}
 
 

@@ -57,6 +57,22 @@ def test_runs_in_one_directory_take_turns(tmp_path: Path) -> None:
     assert list((tmp_path / "new").iterdir()) == []
 
 
+def test_who_waited_for_a_directory_that_is_gone_has_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "new"
+
+    def second() -> None:
+        with locked_directory(path, make=True):
+            (path / "file").touch()
+
+    with locked_directory(path, make=True):
+        other = threading.Thread(target=second)
+        other.start()
+        other.join(timeout=0.1)
+        path.rmdir()
+    other.join()
+    assert [file.name for file in path.iterdir()] == ["file"]
+
+
 def test_a_directory_that_is_missing_needs_no_lock(tmp_path: Path) -> None:
     with locked_directory(tmp_path / "missing", make=False):
         assert not (tmp_path / "missing").exists()
