@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
 
@@ -54,6 +54,8 @@ class Request:
     address: IPv4Address | None
     mac: str | None
     tap_prefix: str
+    # What the VM has on another host, and brings with it.
+    lease: Lease | None = None
 
 
 @dataclass(slots=True)
@@ -78,14 +80,36 @@ def parse_request(options: Mapping[str, Any]) -> Request:
         address=None if options.get("address") is None else addressing.parse_address(options["address"]),
         mac=None if options.get("mac") is None else addressing.parse_mac(options["mac"]),
         tap_prefix=options.get("tap_prefix") or addressing.DEFAULT_TAP_PREFIX,
+        lease=None if options.get("lease") is None else _brought(name, options["lease"]),
     )
+
+
+def _brought(name: str, facts: Mapping[str, Any]) -> Lease:
+    given: dict[str, Any] = {column.name: facts.get(column.name) for column in fields(Lease) if column.name != "name"}
+    missing = [
+        key for key in ("address", "host_address", "prefix", "subnet", "mac", "tap", "cid") if given[key] is None
+    ]
+    if missing:
+        raise MicrovmError(f"is no lease such as this module returns: it has no {', '.join(missing)}", option="lease")
+    addressing.parse_mac(given["mac"])
+    try:
+        for suffix in ("", "6") if given["subnet6"] is not None else ("",):
+            network = ip_network(given[f"subnet{suffix}"])
+            for key in (f"address{suffix}", f"host_address{suffix}"):
+                if ip_address(given[key]) not in network:
+                    raise ValueError(f"{given[key]} does not lie in {network}")
+    except ValueError as error:
+        raise MicrovmError(f"is no lease such as this module returns: {error}", option="lease") from error
+    return Lease(name=name, **given)
 
 
 def mismatch(lease: Lease, request: Request) -> MicrovmError | None:
     """Return the error where what is asked for now is not what was leased, or None."""
     subnet = ip_network(lease.subnet)
     wrong: tuple[str, str, str] | None = None
-    if request.pool_given and addressing.subnet_of(request.pool, subnet[0]) != subnet:
+    if request.lease is not None:
+        wrong = None if lease == request.lease else ("lease", lease.subnet, request.lease.subnet)
+    elif request.pool_given and addressing.subnet_of(request.pool, subnet[0]) != subnet:
         wrong = ("pool", lease.subnet, f"a /{request.pool.prefix} of {request.pool.network}")
     elif request.address is not None and str(request.address) != lease.address:
         wrong = ("address", lease.address, str(request.address))
@@ -163,6 +187,28 @@ class _Allocator:
                 )
         return subnet
 
+    def adopt(self, lease: Lease) -> Lease:
+        """Take a lease that was given elsewhere. Raises MicrovmError where something of it is taken here."""
+        subnets = [ip_network(subnet) for subnet in (lease.subnet, lease.subnet6) if subnet is not None]
+        owners = [(network, f"leased by VM '{name}'") for network, name in self.networks.items()]
+        for network, owner in (*owners, *((network, "in use on the host") for network in self.host)):
+            for subnet in subnets:
+                if network.version == subnet.version and network.overlaps(subnet):
+                    raise MicrovmError(f"the subnet {subnet} overlaps {network}, {owner}", option="lease")
+        if lease.mac in self.macs:
+            raise MicrovmError(f"{lease.mac} is the MAC of VM '{self.macs[lease.mac]}'", option="lease")
+        for what, value, taken in (("TAP", lease.tap, self.taken_taps), ("context id", lease.cid, self.taken_cids)):
+            if value in taken:
+                raise MicrovmError(f"the {what} {value} is taken on this host", option="lease")
+        self.searches.clear()
+        self.taps.clear()
+        self.taken_taps.add(lease.tap)
+        self.taken_cids.add(lease.cid)
+        self.cids = addressing.free_cids(self.taken_cids)
+        self.macs[lease.mac] = lease.name
+        self._remember(lease)
+        return lease
+
     def lease(self, request: Request) -> Lease:
         if request.address is None:
             subnet = self.subnet(request.pool, "pool")
@@ -216,7 +262,7 @@ def plan(leases: Mapping[str, Lease], requests: Iterable[Request], host: HostNet
             result.outcomes[request.name] = mismatch(lease, request) or lease
         else:
             try:
-                lease = allocator.lease(request)
+                lease = allocator.adopt(request.lease) if request.lease else allocator.lease(request)
             except MicrovmError as error:
                 result.outcomes[request.name] = error.for_vm(request.name)
             else:

@@ -20,6 +20,7 @@ from .names import check_vm_name
 from .runner import Runner
 from .vm_config import Spec
 from .vm_migration import Place
+from .vm_schema import Version
 from .vm_state import Current, Vm, current
 from .vmm_process import DetachedProcess, wait_for_end
 
@@ -63,7 +64,7 @@ def ensure(
     )
 
 
-def _facts(running: vmm_versions.Version | None, wanted: vmm_versions.Version, pid: int | None) -> dict[str, Any]:
+def _facts(running: Version | None, wanted: Version, pid: int | None) -> dict[str, Any]:
     return {
         "vmm_version_before": None if running is None else "{}.{}".format(*running),
         "vmm_version": "{}.{}".format(*wanted),
@@ -71,7 +72,7 @@ def _facts(running: vmm_versions.Version | None, wanted: vmm_versions.Version, p
     }
 
 
-def _refuse(vm: Vm, now: Current, running: vmm_versions.Version, wanted: vmm_versions.Version) -> None:
+def _refuse(vm: Vm, now: Current, running: Version, wanted: Version) -> None:
     if now.state not in ("running", "paused"):
         raise MicrovmError(f"the VM is {now.state}: only a guest that runs or is paused can be moved", option="name")
     if wanted < running:

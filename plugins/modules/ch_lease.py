@@ -68,6 +68,13 @@ options:
       - What the name of its TAP begins with; a number follows, such that no interface of the host has the name yet.
       - The default is V(chtap).
     type: str
+  lease: &lease
+    description:
+      - The lease that the VM has on another host, as this module returned it there, to have the very same here. The guest's addresses and
+        MAC do not change when it is migrated.
+      - It is refused where anything of it is taken here. Give the hosts pools that do not overlap, so that this never happens.
+    type: dict
+    version_added: 0.2.0
   vms:
     description: A list of VMs, each with the options of this module; what is given beside it is each item's default.
     type: list
@@ -80,6 +87,7 @@ options:
       address: *address
       mac: *mac
       tap_prefix: *tap_prefix
+      lease: *lease
   state_dir:
     description: The directory that holds the database, C(leases.db).
     type: path
@@ -161,6 +169,7 @@ VM_OPTIONS = {
     "address": {"type": "str"},
     "mac": {"type": "str"},
     "tap_prefix": {"type": "str"},
+    "lease": {"type": "dict"},
 }
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import sqlite3
 import stat
@@ -120,3 +121,43 @@ def test_a_damaged_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "leases.db").write_bytes(b"not a database" * 100)
     with pytest.raises(MicrovmError, match=r"leases.db cannot be used: file is not a database; nothing was changed"):
         ensure(tmp_path, {"name": "web"})
+
+
+def test_a_lease_moves_to_another_host_as_it_is(tmp_path: Path) -> None:
+    brought = dict(facts(ensure(tmp_path / "one", {"name": "web", "pool6": {"cidr": "fd12::/64"}})["web"]))
+    other = {"name": "web", "lease": {**brought, "changed": True}}
+    assert facts(ensure(tmp_path / "two", other, check_mode=True)["web"]) == brought
+    moved = ensure(tmp_path / "two", other)["web"]
+    assert isinstance(moved, Outcome)
+    assert (moved.changed, moved.facts) == (True, brought)
+    assert ensure(tmp_path / "two", other)["web"] == Outcome(changed=False, facts=brought)
+    # What is leased afterwards keeps clear of it.
+    after = facts(ensure(tmp_path / "two", {"name": "db"})["db"])
+    assert not {after[key] for key in ("subnet", "mac", "tap", "cid")} & set(brought.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, r"the subnet 10\.213\.0\.0/30 overlaps 10\.213\.0\.0/30, leased by VM 'db'"),
+        ({"subnet": "10.9.0.0/30", "address": "10.9.0.2", "host_address": "10.9.0.1"}, "is the MAC of VM 'db'"),
+        (
+            {"subnet": "10.9.0.0/30", "address": "10.9.0.2", "host_address": "10.9.0.1", "mac": "02:63:00:00:00:09"},
+            "the TAP chtap0 is taken on this host",
+        ),
+        ({"address": "10.9.0.2"}, r"10\.9\.0\.2 does not lie in 10\.213\.0\.0/30"),
+        ({"mac": None}, "is no lease such as this module returns: it has no mac"),
+    ],
+)
+def test_what_is_taken_on_the_other_host(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    brought = dict(facts(ensure(tmp_path / "one", {"name": "web"})["web"]))
+    ensure(tmp_path / "two", {"name": "db"})
+    outcome = ensure(tmp_path / "two", {"name": "web", "lease": {**brought, **changes}})["web"]
+    assert isinstance(outcome, MicrovmError)
+    assert re.search(f"VM 'web', option 'lease': .*{message}", str(outcome)), outcome
+
+
+def test_another_lease_than_the_one_that_is_there(tmp_path: Path) -> None:
+    brought = dict(facts(ensure(tmp_path, {"name": "web"})["web"]))
+    outcome = ensure(tmp_path, {"name": "web", "lease": {**brought, "cid": 99}})["web"]
+    assert "VM 'web', option 'lease': has leased" in str(outcome)
