@@ -108,7 +108,7 @@ package: copy $(IMPORTER)/.done
 
 # ---- The tests ----
 
-.PHONY: units test-vmm system integration molecule test
+.PHONY: units test-vmm system hosts integration molecule test
 units: copy
 	$(ANSIBLE_TEST) units --local --python $(PYTHON_VERSION)
 
@@ -118,13 +118,17 @@ test-vmm: copy
 system: guest cloud-guest
 	$(PYTEST) tests/cloud_init tests/fat32 tests/disks tests/firewall tests/lifecycle tests/fleet
 
+# One of these at a time: the fleet's names are global.
+hosts: copy
+	$(PYTEST) tests/hosts
+
 integration: copy
 	$(ANSIBLE_TEST) integration --local --python $(PYTHON_VERSION)
 
 molecule: guest cloud-guest
 	cd $(COLLECTION) && MICROVM_VMM=$$($(CHOOSE_VMM)) molecule test --all
 
-test: lint sanity docs package units test-vmm system integration molecule
+test: lint sanity docs package units test-vmm system hosts integration molecule
 
 # ---- The benchmarks ----
 

@@ -28,7 +28,7 @@ UNITS = Path("/etc/systemd/system")
 # sd_booted(3)
 _BOOTED = Path("/run/systemd/system")
 _DROPIN, _PATIENCE = "vm.conf", "stop.conf"
-_PROPERTIES = "ActiveState,SubState,Result,MainPID,UnitFileState,NeedDaemonReload,NRestarts,InvocationID"
+_PROPERTIES = "ActiveState,MainPID,Restart,UnitFileState,NeedDaemonReload,InvocationID"
 _SETTLE_SECONDS = 60.0
 _POLL_SECONDS = 0.1
 
@@ -60,6 +60,11 @@ class SystemdUnit:
     def pid(self) -> int | None:
         """See Supervisor.pid."""
         return int(self.show().get("MainPID", 0)) or None
+
+    def gave_up(self) -> bool:
+        """See Supervisor.gave_up. A unit that is started again is not failed in between."""
+        shown = self.show()
+        return shown.get("ActiveState") == "failed" and shown.get("Restart") != "no"
 
     def settle(self) -> None:
         """See Supervisor.settle."""

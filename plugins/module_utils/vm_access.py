@@ -97,6 +97,7 @@ def give(use: Use, user: User) -> None:
             option=use.option,
         )
     os.chown(use.path, user.uid, user.gid)
+    use.path.chmod(0o600)
 
 
 def take_back(config: Mapping[str, Any], user: User) -> None:

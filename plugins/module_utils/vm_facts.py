@@ -17,6 +17,7 @@ from .bulk import Outcome
 from .errors import MicrovmError
 from .names import check_vm_name
 from .runner import Runner
+from .vm_life import Life
 from .vm_state import Current, Vm, current
 from .vmm_process import started
 
@@ -35,7 +36,7 @@ def describe(vm: Vm, now: Current) -> dict[str, Any]:
         "supervisor": vm.supervisor.kind,
         "user": vm_user.user_name(vm.paths.name) if vm.supervisor.unprivileged else None,
         "enabled": vm.supervisor.enabled(),
-        "ended": None if life is None or life.reason is None else {"reason": life.reason, "detail": life.detail},
+        "ended": _ended(vm, life),
         "state": now.state,
         "pid": now.pid,
         "vmm_version": version,
@@ -49,6 +50,13 @@ def describe(vm: Vm, now: Current) -> dict[str, Any]:
         "taps": [net["tap"] for net in config.get("net") or () if "tap" in net],
         "labels": record.get("options", {}).get("labels") or {},
     }
+
+
+def _ended(vm: Vm, life: Life | None) -> dict[str, str | None] | None:
+    if life is None or life.reason is None:
+        return None
+    gave_up = "it is not started again, since restart_limit is reached" if vm.supervisor.gave_up() else None
+    return {"reason": life.reason, "detail": "; ".join(part for part in (life.detail, gave_up) if part) or None}
 
 
 def _console_file(config: Mapping[str, Any], console: str, mode: str) -> str | None:

@@ -56,6 +56,8 @@ def apply(vm: Vm, step: UnitStep, spec: Spec | None, options: Mapping[str, Any])
         if step != "unit":
             vm.supervisor.enable(step == "enable")
         elif spec is not None:
+            # systemd looks the user up before it runs any of the unit's commands, those of root as well.
+            vm_user.ensure(vm.paths.name, vm.runner)
             vm.supervisor.write_dropin(text(vm, spec, options))
 
 

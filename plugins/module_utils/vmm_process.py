@@ -40,6 +40,9 @@ class Supervisor(Protocol):
     def enabled(self) -> bool | None:
         """Return whether the VM comes back with the host; None where that is not known."""
 
+    def gave_up(self) -> bool:
+        """Return whether it has started the VMM again as often as it may."""
+
     def settle(self) -> None:
         """Wait for what is going on without us, such as a start with the host or after a crash."""
 
@@ -120,6 +123,10 @@ class DetachedProcess:
         """See Supervisor.enabled."""
         return None
 
+    def gave_up(self) -> bool:
+        """See Supervisor.gave_up. It does so never."""
+        return False
+
     def settle(self) -> None:
         """See Supervisor.settle. Nothing goes on without us."""
 
@@ -170,6 +177,10 @@ class MainProcess:
     def enabled(self) -> bool | None:
         """See Supervisor.enabled."""
         return None
+
+    def gave_up(self) -> bool:
+        """See Supervisor.gave_up. It does so never."""
+        return False
 
     def settle(self) -> None:
         """See Supervisor.settle."""

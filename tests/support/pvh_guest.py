@@ -6,7 +6,8 @@
 
 It prints BANNER on the serial port and echoes what it reads there, which keeps its processor busy; an idle one halts
 after the banner, and only the VMM ends it. POWER_OFF ends it (Cloud Hypervisor's ACPI shutdown
-device, vmm/src/vm.rs and devices/src/acpi.rs), RESET resets the machine through the keyboard controller.
+device, vmm/src/vm.rs and devices/src/acpi.rs), RESET resets the machine through the keyboard controller. FILL
+has it write to all of its memory from 2 MiB on, which the host so has to give it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 BANNER = b"pvh guest\r\n"
 POWER_OFF = b"q"
 RESET = b"r"
+FILL = b"m"
 
 LOAD_ADDRESS = 0x100000
 FILE_OFFSET = 0x1000
@@ -55,6 +57,8 @@ CODE: Code = [
     (b"\x74", "power_off"),  # jz   power_off
     b"\x3c" + RESET,  # cmp  al, 'r'
     (b"\x74", "reset"),  # jz   reset
+    b"\x3c" + FILL,  # cmp  al, 'm'
+    (b"\x74", "fill"),  # jz   fill
     b"\xee",  # out  dx, al
     (b"\xeb", "read"),  # jmp  read
     "power_off",
@@ -68,6 +72,12 @@ CODE: Code = [
     "stop",
     b"\xf4",  # hlt
     (b"\xeb", "stop"),  # jmp  stop
+    "fill",
+    b"\xbf\x00\x00\x20\x00",  # mov  edi, 0x200000
+    "fill_page",
+    b"\x89\x3f",  # mov  [edi], edi
+    b"\x81\xc7\x00\x10\x00\x00",  # add  edi, 0x1000
+    (b"\xeb", "fill_page"),  # jmp  fill_page
 ]
 
 

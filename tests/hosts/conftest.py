@@ -1,0 +1,157 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A host with systemd, set up by the role host, and the VMs on it: the tiny PVH guest in the real VMM."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ansible
+import pvh_guest
+import pytest
+from fleet import fleet
+from vm_host import starts
+
+CHECKOUT = Path(__file__).parents[2]
+# Where the host sees the collection and Ansible, to run modules with.
+LIBRARY = "/opt/library"
+SECONDS = 30
+
+
+@dataclass
+class Node:
+    """The host: how to reach it, and what was put on it."""
+
+    address: str
+    directory: Path
+    inventory: Path
+
+    def ssh(self, *command: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command line on the host."""
+        argv = ["ssh", "-i", str(self.directory / "key"), "-o", "StrictHostKeyChecking=no"]
+        argv += ["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=2"]
+        argv += ["-o", "ControlMaster=auto", "-o", f"ControlPath={self.directory}/ssh-%C", "-o", "ControlPersist=60"]
+        argv += ["-o", "ServerAliveInterval=1"]
+        done = subprocess.run([*argv, f"root@{self.address}", *command], input=stdin, text=True, capture_output=True)
+        if check and done.returncode != 0:
+            raise AssertionError(f"{command}: exit status {done.returncode}: {done.stdout}{done.stderr}")
+        return done
+
+    def out(self, *command: str) -> str:
+        """Return what a command line prints on the host."""
+        return self.ssh(*command).stdout.strip()
+
+    def module(self, name: str, **options: Any) -> dict[str, Any]:
+        """Run one of the collection's modules on the host."""
+        done = self.ssh(
+            f"PYTHONPATH={LIBRARY} python3 {LIBRARY}/run_module.py {name}", stdin=json.dumps(options), check=False
+        )
+        try:
+            return dict(json.loads(done.stdout.splitlines()[-1]))
+        except (ValueError, IndexError) as error:
+            raise AssertionError(f"{name} has failed: {done.stdout}{done.stderr}") from error
+
+    def vm(self, name: str, *, by_name: bool = False, fails: bool = False, **options: Any) -> dict[str, Any]:
+        """Ask ch_vm for one VM, by all its options or by its name alone; return what it is, or why it failed."""
+        whole = {} if by_name else {"payload": {"kernel": "/srv/pvh.elf"}, "memory": {"size": "64MiB"}, "grace": 0}
+        result = self.module("ch_vm", vms=[{"name": name, **whole, **options}], _ansible_check_mode=False)
+        entry = dict(result["vms"][name])
+        assert bool(entry.get("failed")) == fails, entry
+        return entry
+
+    def info(self, name: str) -> dict[str, Any]:
+        """Ask ch_vm_info for one VM."""
+        return dict(self.module("ch_vm_info", names=[name])["vms"][name])
+
+    def show(self, name: str, what: str) -> str:
+        """Return a property of a VM's unit."""
+        return self.out(f"systemctl show --value --property={what} microvm@{name}")
+
+    def cgroup(self, name: str, controller: str) -> str:
+        """Return the directory of a VM's cgroup."""
+        return f"/sys/fs/cgroup/{controller}{self.show(name, 'ControlGroup')}"
+
+    def type(self, vm: dict[str, Any], text: bytes) -> None:
+        """Type on the serial port of a VM whose serial port is a PTY."""
+        self.ssh(f"printf '{text.decode()}' >{vm['pty']}")
+
+    def until(self, what: Callable[[], Any]) -> Any:
+        """Wait until ``what`` returns something true, and return it."""
+        deadline = time.monotonic() + SECONDS
+        while not (found := what()):
+            assert time.monotonic() < deadline, "it takes too long"
+            time.sleep(0.1)
+        return found
+
+    def reboot(self) -> None:
+        """Restart the host, and wait until it is up."""
+        started = "cut --delimiter=' ' --fields=22 /proc/1/stat"
+        before = self.out(started)
+        self.ssh("systemctl reboot", check=False)
+        self.until(lambda: self.ssh(started, check=False).stdout.strip() not in ("", before))
+        self.ssh("systemctl is-system-running --wait", check=False)
+
+    def role(self, **variables: Any) -> str:
+        """Run the role host from here; return the recap's line."""
+        play = [{"hosts": "all", "gather_facts": False, "roles": ["microvm.cloud_hypervisor.host"], "vars": variables}]
+        playbook = self.directory / "role.yml"
+        playbook.write_text(json.dumps(play))
+        argv = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(self.inventory), str(playbook)]
+        environment = {**os.environ, "ANSIBLE_PIPELINING": "true", "ANSIBLE_NOCOLOR": "true"}
+        done = subprocess.run(argv, text=True, capture_output=True, check=False, env=environment, cwd=self.directory)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A host with systemd, and nothing of ours."""
+    payload = pvh_guest.write(tmp_path_factory.mktemp("payload") / "pvh.elf")
+    real = shutil.which("cloud-hypervisor")
+    if real is None or not starts(real, payload):
+        pytest.skip("no cloud-hypervisor is on PATH, or it cannot start a guest on this machine")
+    directory = Path(os.environ["MICROVM_CACHE"], "fleet").resolve()
+    show = [
+        f"{CHECKOUT}:{LIBRARY}/ansible_collections/microvm/cloud_hypervisor",
+        f"{Path(ansible.__file__).parent}:{LIBRARY}/ansible",
+        f"{CHECKOUT}/tests/support/fleet/run_module.py:{LIBRARY}/run_module.py",
+        f"{payload}:/srv/pvh.elf",
+    ]
+    try:
+        hosts = fleet.up(directory, ["h1"], show)
+        inventory = directory / "inventory.json"
+        inventory.write_text(json.dumps({"all": {"hosts": hosts}}))
+        yield Node(hosts["h1"]["ansible_host"], directory, inventory)
+    finally:
+        fleet.down(directory)
+
+
+ROLE = {"host_install_packages": False, "host_vmm": {"src": shutil.which("cloud-hypervisor"), "version": "53.0"}}
+
+
+@pytest.fixture(scope="session")
+def prepared(bare: Node) -> Node:
+    """The host once the role has run."""
+    bare.role(**ROLE)
+    return bare
+
+
+@pytest.fixture
+def node(prepared: Node) -> Iterator[Node]:
+    """The host with no VM on it before and after."""
+    yield prepared
+    known = prepared.module("ch_vm_info")["vms"]
+    if known:
+        prepared.module("ch_vm", vms=[{"name": name} for name in known], state="absent", grace=0)
+    prepared.ssh("rm -rf /var/lib/microvm/vms/*")  # disks of the tests' own

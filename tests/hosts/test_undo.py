@@ -1,0 +1,19 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Taking a host back leaves nothing of it."""
+
+from __future__ import annotations
+
+from conftest import ROLE, Node
+
+
+def test_the_role_takes_back_what_it_made(bare: Node) -> None:
+    watched = "ls -d /usr/local/bin/* /usr/local/lib/microvm* /etc/systemd/system/microvm* /etc/*.d/*microvm* /var/lib/microvm*"
+    bare.role(**ROLE)
+    assert "/usr/local/bin/microvm" in bare.ssh(watched, check=False).stdout
+    bare.role(**ROLE, host_state="absent")
+    assert bare.ssh(watched, check=False).stdout == ""
+    assert bare.ssh("systemctl cat microvm@x", check=False).returncode != 0
+    assert "changed=0 " in bare.role(**ROLE, host_state="absent")
