@@ -14,7 +14,7 @@ import io
 import stat
 import zipfile
 from hashlib import sha256
-from importlib.util import find_spec
+from importlib.util import decode_source, find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,11 @@ def sources() -> dict[str, str]:
         spec = find_spec(f"{__package__}.{name}")
         # Loaders need not offer it; those of files and of archives do.
         get_source = getattr(spec and spec.loader, "get_source", None)
-        source: str | None = get_source(f"{__package__}.{name}") if get_source else None
+        source: str | bytes | None = get_source(f"{__package__}.{name}") if get_source else None
         if source is None:
             raise MicrovmError(f"the source of the module '{name}' cannot be read; report this as a defect")
+        if isinstance(source, bytes):  # by the loader that Ansible has on the controller
+            source = decode_source(source)
         found[name] = source
         wanted |= imported(source) - found.keys()
     return found
