@@ -85,7 +85,6 @@ def _listening(text: str) -> list[tuple[str, str | None, int]]:
 
 # The hooks that what a VM sends and gets passes, and where a verdict to drop is the last word (nft(8), CHAINS).
 _HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
-_ENDS = ({"drop"}, {"reject"})
 
 
 def foreign_drops(objects: Iterable[Json]) -> list[str]:
@@ -113,9 +112,15 @@ def foreign_drops(objects: Iterable[Json]) -> list[str]:
 
 
 def _drops_all(rule: Json) -> bool:
-    """Return whether a rule drops or rejects without a condition; that it counts or logs is none."""
-    verdicts = [set(part) for part in rule.get("expr", ()) if not set(part) & {"counter", "log"}]
-    return len(verdicts) == 1 and verdicts[0] in _ENDS
+    """Return whether a rule drops or rejects without a condition; to count, log and comment is none."""
+    parts = [part for part in rule.get("expr", ()) if not set(part) & {"counter", "log"} and not _xt(part, "comment")]
+    return len(parts) == 1 and bool(set(parts[0]) & {"drop", "reject"} or _xt(parts[0], "REJECT"))
+
+
+def _xt(part: Json, name: str) -> bool:
+    """Return whether this is an extension of iptables, which nft lists by its name."""
+    shown = part.get("xt")
+    return isinstance(shown, dict) and shown.get("name") == name
 
 
 def legacy_drops(runner: Runner) -> list[str]:

@@ -21,6 +21,7 @@ def rule(*expr: dict[str, Any]) -> dict[str, Any]:
 
 
 REJECT: dict[str, Any] = {"reject": {"type": "icmpx", "expr": "admin-prohibited"}}
+XT_REJECT: dict[str, Any] = {"xt": {"type": "target", "name": "REJECT"}}
 COUNTER: dict[str, Any] = {"counter": {"packets": 1, "bytes": 60}}
 CONDITION: dict[str, Any] = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "eth0"}}
 
@@ -37,6 +38,9 @@ CONDITION: dict[str, Any] = {"match": {"op": "==", "left": {"meta": {"key": "iif
         ([chain(), rule({"drop": None})], True),
         ([chain(), rule(REJECT)], True),
         ([chain(), rule(COUNTER, {"log": None}, REJECT)], True),
+        ([chain(), rule({"xt": {"type": "match", "name": "comment"}}, COUNTER, XT_REJECT)], True),
+        ([chain(), rule({"xt": {"type": "match", "name": "conntrack"}}, COUNTER, XT_REJECT)], False),
+        ([chain(), rule({"xt": None})], False),
         ([chain(), rule(CONDITION, REJECT)], False),
         ([chain(), rule(REJECT), rule({"accept": None})], False),
         ([chain(hook=None), rule(REJECT)], False),
