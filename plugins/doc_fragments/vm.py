@@ -24,10 +24,23 @@ state:
   choices: [present, running, paused, stopped, restarted, absent]
 apply:
   description:
-    - What happens to a VM that runs with options other than these. The default is V(none), which only reports
-      C(restart_required), with V(restart) it is restarted.
+    - What happens to a VM that runs with options other than these.
+    - V(live), the default, makes the changes that need no restart, and reports the others, with C(restart_required) and
+      C(restart_reasons).
+    - With V(restart) the VM is restarted where something needs it. With V(none) nothing of it is changed, and every change
+      is reported.
+    - vCPUs and memory change live within their bounds, so do the balloon and a disk's size; disks, NICs and other devices
+      come and go. What a guest with a disk or NIC in use would lose by is not done live, see O(replug).
+    - Another root disk and a disk that is to be smaller are refused. To have a VM boot from another root disk, stop it first.
   type: str
-  choices: [none, restart]
+  choices: [none, live, restart]
+replug:
+  description:
+    - Whether a device whose options have changed, such as its rate limit, is taken from the running guest and plugged in
+      again. Otherwise that takes a restart. The default is V(false).
+    - A guest loses what it has not written yet to a disk that is in use.
+  type: bool
+  version_added: 0.2.0
 vmm:
   description: The VMM's binary, as a path or a name on C(PATH). The default is V(cloud-hypervisor).
   type: str

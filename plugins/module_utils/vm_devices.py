@@ -182,7 +182,7 @@ NET = (
     Property("prefix", None, "int", "The length of its prefix.", added=FIRST_RELEASE),
     Property("host_address6", None, "str", "The host's IPv6 address on the TAP.", added=FIRST_RELEASE),
     Property("prefix6", None, "int", "The length of its prefix.", added=FIRST_RELEASE),
-    Property("host_mac", "host_mac", "mac", "The host's MAC on the TAP."),
+    Property("host_mac", "host_mac", "mac", "The host's MAC on the TAP.", own=True),
     Property("mtu", "mtu", "int", "The MTU, at least 1280.", least=1280, most=0xFFFF),
     Property(
         "num_queues",

@@ -7,20 +7,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from . import tap, vm_config, vm_facts, vm_plan, vm_record, vm_start, vm_stop, vm_unit, vm_upgrade, vmm_versions
+from . import (
+    tap,
+    vm_config,
+    vm_facts,
+    vm_live,
+    vm_plan,
+    vm_record,
+    vm_start,
+    vm_stop,
+    vm_unit,
+    vm_upgrade,
+    vmm_versions,
+)
 from .bulk import Outcome
 from .errors import MicrovmError
 from .files import locked_directory
 from .names import check_vm_name
 from .runner import Runner
+from .vm_changes import Call, Change
 from .vm_config import Spec
 from .vm_paths import Paths
-from .vm_plan import Step, Wanted
+from .vm_plan import Apply, Decision, Step, Wanted
 from .vm_state import Current, State, Vm, current
 from .vm_unit import UnitStep
 
@@ -58,39 +71,57 @@ def ensure(
         spec = _asked(item, vm.paths, now, wanted)
         asked_anew = spec is not None and (now.record is None or _differs(now.record, item, spec))
         steps = vm_plan.plan(wanted, now, asked_anew=asked_anew)
-        reasons: list[str] = []
+        changes: tuple[Change, ...] = ()
+        decision = Decision()
         if spec is not None:
-            vmm_versions.adapted(spec.config, vmm_versions.installed(runner, spec.vmm))
+            vmm_versions.check(spec, vmm_versions.installed(runner, spec.vmm))
             identities = vm_start.identities(spec, check_mode=check_mode)
-            if "start" not in steps:
-                reasons = vm_plan.restart_reasons(now, spec, identities)
-                if reasons and item.get("apply") == "restart" and wanted in ("running", "paused"):
-                    steps = vm_plan.plan("restarted", now, asked_anew=asked_anew)
-                    steps += ["pause"] if wanted == "paused" else []
-                    reasons = []
-            steps += _tap_steps(vm, spec, steps)
+            if "start" not in steps and wanted != "stopped":
+                changes = vm_live.drift(vm, now, spec, identities, replug=bool(item.get("replug")))
+                apply: Apply = item.get("apply") or "live"
+                decision = vm_plan.decide(changes, apply=apply, wanted=wanted, state=now.state)
+            if decision.restart:
+                steps = vm_plan.plan("restarted", now, asked_anew=asked_anew)
+                steps += ["pause"] if wanted == "paused" else []
+            todo = vm_live.after_boot(spec) if "start" in steps else decision.calls
+            steps = _with_calls([*steps, *_tap_steps(vm, spec, now, steps)], todo)
         steps = _with_unit_steps(steps, vm_unit.steps(vm, spec, _asked_options(item, now), wanted))
-        before = now.state
+        first = now
         stopped_by = None
         if not check_mode:
             stopped_by = _apply(vm, steps, item, spec, now, before_boot)
             now = current(vm)
             after: str = now.state
         else:
-            after = _expected(wanted, before)
+            after = _expected(wanted, first.state)
     facts = {} if after == "absent" else {**vm_facts.describe(vm, now), "state": after}
+    reasons = [change.words for change in decision.left]
     facts |= {"state": after, "stopped_by": stopped_by, "restart_required": bool(reasons), "restart_reasons": reasons}
+    made = [change for change in changes if change not in decision.left]
+    shown = asked_anew and not changes
     return Outcome(
         changed=bool(steps or recovered),
         facts=facts,
-        before={"state": before, **_shown(now.record if check_mode else None)},
-        after={"state": after, **({"config": spec.config} if spec is not None and asked_anew else {})},
-        actions=(*recovered, *(_SAID.get(step, step) for step in steps)),
+        before={"state": first.state, **_shown(made, "before"), **_config((first.record or {}).get("config"), shown)},
+        after={"state": after, **_shown(made, "after"), **_config(spec.config if spec else None, shown)},
+        actions=(*recovered, *_said(steps)),
     )
 
 
-def _shown(record: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {} if record is None else {"config": record.get("config", {})}
+def _shown(changes: Sequence[Change], side: Literal["before", "after"]) -> dict[str, Any]:
+    return {change.option: getattr(change, side) for change in changes}
+
+
+def _config(config: Mapping[str, Any] | None, shown: bool) -> dict[str, Any]:
+    return {"config": config} if shown and config is not None else {}
+
+
+def _said(steps: Sequence[Any]) -> Iterator[str]:
+    for step in steps:
+        if isinstance(step, tuple):
+            yield from (call.words for call in step)
+        else:
+            yield _SAID.get(step, step)
 
 
 def _expected(wanted: Wanted, before: State) -> State:
@@ -118,7 +149,7 @@ def _asked(item: Mapping[str, Any], paths: Paths, now: Current, wanted: Wanted) 
 
 
 def _options(item: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in item.items() if key not in ("state", "apply") and value is not None}
+    return {key: value for key, value in item.items() if key not in ("state", "apply", "replug") and value is not None}
 
 
 def _asked_options(item: Mapping[str, Any], now: Current) -> Mapping[str, Any]:
@@ -137,11 +168,24 @@ def _differs(record: Mapping[str, Any], item: Mapping[str, Any], spec: Spec) -> 
     return bool(json.loads(json.dumps(asked)) != record["options"] or record["config"] != spec.config)
 
 
-def _tap_steps(vm: Vm, spec: Spec, steps: list[Step]) -> list[Any]:
-    """Return what a living VM's TAPs lack; those of one that is started anew are made on the way."""
+def _with_calls(steps: list[Any], calls: Sequence[Call]) -> list[Any]:
+    """Put what the VMM is asked for before the pause, if there is one: a guest that is paused lets go of nothing."""
+    if not calls:
+        return steps
+    last = 1 if "pause" in steps else 0
+    return [*steps[: len(steps) - last], tuple(calls), *steps[len(steps) - last :]]
+
+
+def _tap_steps(vm: Vm, spec: Spec, now: Current, steps: list[Step]) -> list[Any]:
+    """Return what a living VM's TAPs lack; those of a VM that starts, and of NICs that come, are made on the way."""
     if "start" in steps or vm.supervisor.pid() is None:
         return []
-    return [step for wanted in spec.taps for step in tap.missing(vm.runner, wanted)]
+    live = _live_taps(now)
+    return [step for wanted in spec.taps if wanted.name in live for step in tap.missing(vm.runner, wanted)]
+
+
+def _live_taps(now: Current) -> set[str | None]:
+    return {net.get("tap") for net in now.info.get("config", {}).get("net") or ()}
 
 
 def _apply(
@@ -158,15 +202,17 @@ def _apply(
     for step in steps:
         if step == "stop":
             stopped_by = vm_stop.stop(vm, grace=vm_config.DEFAULT_GRACE if grace is None else grace)
-            vm_stop.clean(vm)
+            _clean(vm, spec, now)
         elif step == "clean":
-            vm_stop.clean(vm)
+            _clean(vm, spec, now)
         elif step == "remove":
             _remove(vm, now)
         elif step in ("pause", "resume"):
             vm.client().act(step)
         elif step == "boot" and spec is not None:
             vm_start.boot(vm, spec, before_boot)
+        elif isinstance(step, tuple) and spec is not None:
+            vm_live.apply(vm, step, spec)
         elif step in ("unit", "enable", "disable"):
             vm_unit.apply(vm, step, spec, _asked_options(item, now))
         elif spec is not None:
@@ -182,17 +228,25 @@ def _apply_spec(vm: Vm, step: Any, item: Mapping[str, Any], spec: Spec, now: Cur
         vm_start.start(vm, spec)
     else:  # what a TAP of a living VM lacks
         for wanted in spec.taps:
-            tap.ensure(vm.runner, wanted)
+            if wanted.name in _live_taps(now):
+                tap.ensure(vm.runner, wanted)
+
+
+def _clean(vm: Vm, spec: Spec | None, now: Current) -> None:
+    """Remove what a VMM that ended has left, and the TAPs of NICs that the VM had and is not to have any more."""
+    vm_stop.clean(vm)
+    if spec is not None:
+        for name in vm_record.taps(now.record or {}) - {wanted.name for wanted in spec.taps}:
+            if not tap.has_carrier(name):
+                tap.remove(vm.runner, name)
 
 
 def _remove(vm: Vm, now: Current) -> None:
     """Remove the TAPs on record, and what ch_vm has made. Disks are not its own: they stay, and are root's again."""
     vm_stop.clean(vm)
-    config = (now.record or {}).get("config", {})
-    for net in config.get("net", ()):
-        if "tap" in net:
-            tap.remove(vm.runner, net["tap"])
-    vm_unit.remove(vm, config)
+    for name in vm_record.taps(now.record or {}):
+        tap.remove(vm.runner, name)
+    vm_unit.remove(vm, (now.record or {}).get("config", {}))
     vm.paths.serial_log.unlink(missing_ok=True)
     vm.paths.life.unlink(missing_ok=True)
     vm.paths.record.unlink(missing_ok=True)

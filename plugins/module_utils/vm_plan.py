@@ -6,13 +6,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from .vm_config import Spec
-from .vm_state import Current
+from . import vm_drift
+from .errors import MicrovmError
+from .vm_changes import Call, Change
+from .vm_state import Current, State
 
 Wanted = Literal["present", "running", "paused", "stopped", "restarted", "absent"]
+Apply = Literal["none", "live", "restart"]
 Step = Literal["record", "stop", "clean", "start", "boot", "resume", "pause", "remove"]
 
 
@@ -41,15 +45,23 @@ def plan(wanted: Wanted, now: Current, *, asked_anew: bool) -> list[Step]:
     return steps
 
 
-def restart_reasons(now: Current, spec: Spec, files: Mapping[str, Any]) -> list[str]:
-    """Return why a living VM is not what is asked for, by option; nothing where it is, or is not living.
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is done about the differences of a VM that runs: a restart, or calls; and what is left."""
 
-    ``files`` identifies the files that are there now under the names of ``Spec.files``.
-    """
-    if now.pid is None or now.record is None or not now.record.get("booted"):
-        return []
-    booted = now.record["booted"]
-    names = sorted(booted["config"].keys() | spec.config.keys())
-    changed = [name for name in names if booted["config"].get(name) != spec.config.get(name)]
-    replaced = [name for name, identity in files.items() if booted["files"].get(name, identity) != identity]
-    return [*changed, *(f"{name} was replaced" for name in replaced if name.partition(".")[0] not in changed)]
+    restart: bool = False
+    calls: tuple[Call, ...] = ()
+    left: tuple[Change, ...] = ()
+
+
+def decide(changes: Sequence[Change], *, apply: Apply, wanted: Wanted, state: State) -> Decision:
+    """Return what is done about the differences. Raises MicrovmError, before anything is, for one that is refused."""
+    if apply == "none" or wanted not in ("running", "paused"):
+        return Decision(left=tuple(changes))
+    for change in changes:
+        if change.how == "refused":
+            raise MicrovmError(change.words, option=change.option)
+    left = tuple(change for change in changes if change.how == "restart")
+    if (left and apply == "restart") or (changes and state == "created"):
+        return Decision(restart=True)
+    return Decision(calls=tuple(vm_drift.calls(changes)), left=left)

@@ -16,8 +16,8 @@ from .vm_rates import RATE_LIMIT
 from .vm_schema import FIRST_RELEASE, Property
 
 
-def _port(*modes: str) -> tuple[Property, ...]:
-    """Return where a port may lead; the file of a pty, and the socket, are not asked for."""
+def _port(default: str, *modes: str) -> tuple[Property, ...]:
+    """Return where a port may lead, ``default`` where the VMM is told nothing; the file of a pty is not asked for."""
     names = {"file": "File", "pty": "Pty", "socket": "Socket", "null": "Null", "off": "Off"}
     return (
         Property(
@@ -26,6 +26,7 @@ def _port(*modes: str) -> tuple[Property, ...]:
             "choice",
             "Where it leads.",
             choices={mode: names[mode] for mode in modes},
+            default=default,
             added=FIRST_RELEASE,
         ),
         Property("file", "file", "path", "The file, for V(file).", added=FIRST_RELEASE),
@@ -100,7 +101,7 @@ VM = (
         "dict",
         "The serial port. The default of O(serial.mode) is V(file), and that of O(serial.file) is C(serial.log) in the VM's "
         "directory.",
-        fields=(*_port("file", "pty", "socket", "null", "off"), Property(None, "socket", "path")),
+        fields=(*_port("Null", "file", "pty", "socket", "null", "off"), Property(None, "socket", "path")),
         added=FIRST_RELEASE,
     ),
     Property(
@@ -108,7 +109,7 @@ VM = (
         "console",
         "dict",
         "The virtio console. The default of O(console.mode) is V(off).",
-        fields=(*_port("file", "pty", "null", "off"), *pci("console", common=(52, 0))),
+        fields=(*_port("Tty", "file", "pty", "null", "off"), *pci("console", common=(52, 0))),
         added=FIRST_RELEASE,
     ),
     Property(
@@ -117,7 +118,7 @@ VM = (
         "dict",
         "The port that firmware writes its messages to. It is off by default.",
         fields=(
-            *_port("file", "pty", "null", "off"),
+            *_port("Off", "file", "pty", "null", "off"),
             Property(
                 "iobase",
                 "iobase",
@@ -155,7 +156,13 @@ VM = (
         added=FIRST_RELEASE,
     ),
     Property(
-        "rtc", "rtc", "dict", "A clock that follows the host's, as a virtio device.", fields=pci("clock"), since=(53, 0)
+        "rtc",
+        "rtc",
+        "dict",
+        "A clock that follows the host's, as a virtio device.",
+        fields=pci("clock"),
+        presence=True,
+        since=(53, 0),
     ),
     Property(
         "balloon",
@@ -270,6 +277,7 @@ VM = (
         "bool",
         "Whether the VMM may open only the files that its VM names, by Landlock.",
         default=False,
+        own=True,
     ),
     Property(
         "landlock_rules",
@@ -281,6 +289,7 @@ VM = (
             Property("path", "path", "path", "The file or directory.", required=True),
             Property("access", "access", "str", "V(r) to read, V(rw) to write as well.", required=True),
         ),
+        own=True,
     ),
 )
 

@@ -32,6 +32,13 @@ def write(paths: Paths, record: Mapping[str, Any]) -> None:
         file.write(json.dumps(record, indent=1, sort_keys=True).encode())
 
 
+def taps(record: Mapping[str, Any]) -> set[str]:
+    """Return the TAPs that may be there for a VM: those that are asked for, and those of NICs that it had."""
+    booted = record.get("booted") or {}
+    nets = [*record.get("config", {}).get("net", ()), *booted.get("config", {}).get("net", ())]
+    return {net["tap"] for net in nets if "tap" in net} | set(booted.get("taps", ()))
+
+
 def known(state_dir: Path) -> list[str]:
     """Return the names of the VMs on record."""
     return sorted(path.parent.name for path in (state_dir / "vms").glob("*/vm.json"))

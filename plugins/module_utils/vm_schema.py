@@ -33,7 +33,7 @@ class Property:
     ``option`` is None for a property that follows from another option, ``key`` is None for an option that the VMM is not
     told. ``since`` and ``until`` are the first and the last release that has it. ``default`` is the value that the VMM
     takes where nothing is said. ``own`` marks what the VMM fills in by itself, so that it counts only where it is asked
-    for. ``implied`` marks what a release without it does of itself. ``aliases`` are other names for it in a VMM's answer.
+    for. ``presence`` marks what counts for something where it is there and empty. ``implied`` marks what a release without it does of itself. ``aliases`` are other names for it in a VMM's answer.
     ``encode`` makes the property's value of an option whose suboptions are not those of the property, and ``covers``
     names the latter.
     """
@@ -52,6 +52,7 @@ class Property:
     until: Version | None = None
     default: Any = None
     own: bool = False
+    presence: bool = False
     implied: bool = False
     aliases: tuple[str, ...] = ()
     encode: Callable[[Mapping[str, Any], str], Any] | None = None
@@ -175,7 +176,7 @@ def adapted(
         name = f"{at}{prop.option or key}"
         gone = prop.until is not None and version > prop.until
         if version < prop.since or gone:
-            if prop.implied or value == prop.default or value in ([], {}, None):
+            if prop.implied or value == prop.default or (value in ([], {}, None) and not prop.presence):
                 continue
             needed = f"{spelled(prop.since)} or later" if not gone else f"{spelled(prop.until or OLDEST)} or earlier"
             raise MicrovmError(f"needs Cloud Hypervisor {needed}, and this is {spelled(version)}", option=name)
@@ -203,7 +204,7 @@ def normalised(properties: Sequence[Property], config: Mapping[str, Any]) -> dic
             value = parts if prop.many else parts[0]
         elif isinstance(value, Mapping):
             value = _without_nulls(value)
-        if value not in ({}, []):
+        if value not in ({}, []) or prop.presence:
             result[prop.key] = value
     return result
 

@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from . import landlock, tap, vm_life, vm_prepare, vm_record, vm_stop, vmm_versions
 from .errors import MicrovmError
@@ -65,8 +66,21 @@ def create(vm: Vm, spec: Spec) -> None:
     """Create the VM in its VMM. Raises MicrovmError."""
     config = vmm_versions.adapted(spec.config, vmm_versions.installed(vm.runner, spec.vmm))
     if vm.supervisor.unprivileged and landlock.available():
-        config |= landlock.restriction(spec.config, vm.paths)
+        restriction = landlock.restriction(spec.config, vm.paths)
+        rules = [*restriction["landlock_rules"], *config.get("landlock_rules", ())]
+        config |= {**restriction, "landlock_rules": rules}
     vm.client().create(config)
+    _refuse_what_was_dropped(config, vm.client().info()["config"])
+
+
+def _refuse_what_was_dropped(asked: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
+    """Raise MicrovmError for a property that the VMM was built without: it drops what it does not know silently."""
+    for name in ("tdx", "sev_snp"):
+        if asked.get("platform", {}).get(name) and not kept.get("platform", {}).get(name):
+            raise MicrovmError("the VMM was built without it", option=f"platform.{name}")
+    for name in ("igvm", "host_data"):
+        if name in asked["payload"] and name not in kept["payload"]:
+            raise MicrovmError("the VMM was built without it", option=f"payload.{name}")
 
 
 def boot(vm: Vm, spec: Spec, before: Callable[[], None] | None = None) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from . import vm_schema
 from .errors import MicrovmError
 from .runner import Runner
+from .vm_config import Spec
 from .vm_properties import VM
 from .vm_schema import OLDEST, Version, spelled
 
@@ -60,3 +61,13 @@ def adapted(config: Mapping[str, Any], version: Version) -> dict[str, Any]:
     Raises MicrovmError, naming the release that brings it, for what it lacks and cannot do.
     """
     return vm_schema.adapted(VM, config, version)
+
+
+def check(spec: Spec, version: Version) -> None:
+    """Raise MicrovmError, naming the release that brings it, for anything of a VM that a release lacks."""
+    adapted(spec.config, version)
+    if spec.sizes and version < RESIZES_DISKS:
+        raise MicrovmError(
+            f"needs Cloud Hypervisor {spelled(RESIZES_DISKS)} or later, and this is {spelled(version)}",
+            option="disks.size",
+        )

@@ -190,7 +190,8 @@ LIMIT_OPTIONS = {
 VM_OPTIONS = {
     "name": {"type": "str"},
     "state": {"type": "str", "choices": ["present", "running", "paused", "stopped", "restarted", "absent"]},
-    "apply": {"type": "str", "choices": ["none", "restart"]},
+    "apply": {"type": "str", "choices": ["none", "live", "restart"]},
+    "replug": {"type": "bool"},
     "vmm": {"type": "str"},
     "grace": {"type": "int"},
     "boot_timeout": {"type": "int"},

@@ -33,6 +33,7 @@ OPTIONS = {
         "platform",
         "vmm",
         "apply",
+        "replug",
         "grace",
         "boot_timeout",
         "wait_for",

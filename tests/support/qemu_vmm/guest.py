@@ -215,7 +215,7 @@ class Guest:
         argv += ["-device", f"virtio-rng-pci,rng=entropy,{self._place(rng.get('id', '__rng'))}"]
         if "vsock" in config:
             # There is no vhost-vsock without the host's kernel module: the guest gets no such device.
-            self._name("vsock", config["vsock"])
+            self.add_vsock(config["vsock"])
         if "balloon" in config:
             balloon = config["balloon"]
             options = f"deflate-on-oom={_on(balloon['deflate_on_oom'])},free-page-reporting="
@@ -409,6 +409,13 @@ class Guest:
         except (QmpError, Refused) as error:
             raise self._unplugged_again(device, error) from error
 
+    def add_vsock(self, config: Json) -> Json:
+        """Take a vsock device, of which the guest sees nothing; return its id and a PCI address."""
+        device = self._name("vsock", config)
+        self.devices[device.name] = device
+        self._place(device.name)
+        return {"id": device.name, "bdf": device.bdf}
+
     def _unplugged_again(self, device: Device, error: Exception) -> Refused:
         self.devices.pop(device.name, None)
         device.close()
@@ -445,6 +452,12 @@ class Guest:
             raise Refused(
                 "Error from device manager", f"Failed to find device corresponding to the given identifier: {name}"
             )
+        if name == self.config.get("vsock", {}).get("id"):
+            # A tiny guest lets go of nothing, and another has nothing to let go of.
+            device.removing = self.tiny
+            if not self.tiny:
+                del self.devices[name]
+            return
         if device.disk is None and not device.fds:
             raise Refused("Error from device manager", f"Not allowed to remove this type of device from the VM: {name}")
         if not self.tiny and name not in self._port_of:

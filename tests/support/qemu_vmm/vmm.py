@@ -200,11 +200,19 @@ class Vmm:
         for console in self._consoles.values():
             console.close()
         self._consoles = {}
+        self._stop_listening()
+
+    def _stop_listening(self) -> None:
         if self._vsock is not None and self.config is not None:
             self._vsock.close()
             self._vsock = None
             with suppress(OSError):
                 os.unlink(self.config["vsock"]["socket"])
+
+    def _close_vsock(self) -> None:
+        self._stop_listening()
+        if self.config is not None:
+            self.config.pop("vsock", None)
 
     def shutdown(self) -> None:
         """Switch the guest off; its configuration stays."""
@@ -353,14 +361,20 @@ class Vmm:
         config.setdefault(kind, []).append(device)
         return plugged
 
-    def add_vsock(self, vsock: Json) -> None:
-        """Add a vsock device for the next boot; a running guest gets none."""
+    def add_vsock(self, vsock: Json) -> Json | None:
+        """Add a vsock device, now or for the next boot."""
         config = self._created()
         if "vsock" in config:
             raise Refused("Too many virtio-vsock devices")
-        if self.guest is not None:
-            raise not_emulated("a hot-plugged vsock device")
         config["vsock"] = vsock
+        if self.guest is None:
+            return None
+        try:
+            self._listen_vsock()
+            return self.guest.add_vsock(vsock)
+        except Refused:
+            self._close_vsock()
+            raise
 
     def add_other(self, kind: str) -> None:
         """Refuse a device by its name."""
@@ -379,6 +393,9 @@ class Vmm:
             if any(device.get("id") == name for device in config.get(kind, [])):
                 config[kind] = [device for device in config[kind] if device.get("id") != name]
                 found = True
+        if config.get("vsock", {}).get("id") == name:
+            self._close_vsock()
+            found = True
         if not found and self.guest is None:
             raise Refused(f'No device with id "{name}" to remove')
 
