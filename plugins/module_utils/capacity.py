@@ -18,6 +18,7 @@ from typing import Any
 
 from . import limits, qemu_img, vm_config, vm_record
 from .errors import MicrovmError
+from .sizes import parse_size
 from .vm_paths import Paths
 
 _MEMINFO = Path("/proc/meminfo")
@@ -62,12 +63,13 @@ def read_host(state_dir: Path) -> Host:
     return Host(int(fields["MemTotal"].split()[0]) << 10, os.cpu_count() or 1, disk.f_bavail * disk.f_frsize)
 
 
-def promised(state_dir: Path, run_dir: Path) -> dict[str, Demand]:
+def promised(state_dir: Path) -> dict[str, Demand]:
     """Return what each VM on record is promised; those whose record is damaged do not count."""
     found = {}
     for name in vm_record.known(state_dir):
         with suppress(MicrovmError):
-            record = vm_record.read(Paths.of(name, state_dir=state_dir, run_dir=run_dir))
+            # The record is not where sockets are.
+            record = vm_record.read(Paths.of(name, state_dir=state_dir, run_dir=state_dir))
             if record is not None:
                 found[name] = of_config(record["config"])
     return found
@@ -84,6 +86,21 @@ def of_config(config: Mapping[str, Any]) -> Demand:
                 # stat(2): blocks are of 512 bytes.
                 growth += max(0, size - path.stat().st_blocks * 512)
     return Demand(limits.guest_memory(config), int(config["cpus"]["max_vcpus"]), growth)
+
+
+def demands(vms: Iterable[Mapping[str, Any]], before: Mapping[str, Demand]) -> dict[str, Demand]:
+    """Return what VMs ask for that have no disks yet, by name; those on record may still take what they could ``before``.
+
+    Raises MicrovmError for a size that is none.
+    """
+    wanted = {}
+    for vm in vms:
+        try:
+            memory, disk = (parse_size(vm[key], option=f"vms.{key}") for key in ("memory", "disk"))
+        except MicrovmError as error:
+            raise error.for_vm(vm["name"]) from None
+        wanted[vm["name"]] = Demand(memory, vm["vcpus"], before[vm["name"]].disk if vm["name"] in before else disk)
+    return wanted
 
 
 def facts(host: Host, demands: Mapping[str, Demand]) -> dict[str, int]:
@@ -105,7 +122,7 @@ def refuse(
             with suppress(MicrovmError):
                 paths = Paths.of(item["name"], state_dir=state_dir, run_dir=run_dir)
                 wanted[item["name"]] = of_config(vm_config.parse(item, paths).config)
-    return refusals(wanted, promised(state_dir, run_dir), read_host(state_dir), ratios) if wanted else {}
+    return refusals(wanted, promised(state_dir), read_host(state_dir), ratios) if wanted else {}
 
 
 def refusals(

@@ -34,7 +34,7 @@ def restriction(config: Mapping[str, Any], paths: Paths) -> dict[str, Any]:
     """Return what makes the VMM restrict itself to its VM's paths (VmConfig, ``landlock_enable`` and ``landlock_rules``).
 
     It derives rules from the VmConfig itself, but not for the files that images are based on, nor for the flags of a TAP,
-    which it reads in sysfs. The other paths are for devices that are added later.
+    which it reads in sysfs. The other paths are for devices that are added later, and those that the VmConfig has itself stay.
     It refuses those that are missing.
     """
     read = [use.path for use in backing_files(config)]
@@ -42,4 +42,4 @@ def restriction(config: Mapping[str, Any], paths: Paths) -> dict[str, Any]:
     write = [paths.state, paths.run, Path("/dev/net/tun")]
     rules = [*((path, "r") for path in dict.fromkeys(read)), *((path, "rw") for path in write)]
     named = [{"path": str(path), "access": access} for path, access in rules if path.exists()]
-    return {"landlock_enable": True, "landlock_rules": named}
+    return {"landlock_enable": True, "landlock_rules": [*named, *(config.get("landlock_rules") or ())]}

@@ -24,6 +24,7 @@ from .runner import Runner
 from .vm_paths import Paths
 from .vm_user import User
 
+_PAYLOAD = ("kernel", "initramfs", "firmware", "igvm")
 # What VmConfig calls read-only, by the device.
 _READ_ONLY = {"disks": "readonly", "pmem": "discard_writes"}
 
@@ -39,7 +40,11 @@ class Use:
 
 def files(config: Mapping[str, Any]) -> list[Use]:
     """Return the files that a VmConfig names, without what qcow2 images are based on."""
-    uses = [Use(f"payload.{key}", Path(path)) for key, path in config["payload"].items() if key != "cmdline"]
+    payload = config["payload"]
+    uses = [Use(f"payload.{key}", Path(payload[key])) for key in _PAYLOAD if payload.get(key)]
+    for zone in config["memory"].get("zones") or () if "memory" in config else ():
+        if zone.get("file"):
+            uses.append(Use(f"memory.zones.{zone['id']}", Path(zone["file"]), writes=True))
     for device, flag in _READ_ONLY.items():
         for entry in config.get(device) or ():
             path = entry.get("path") or entry.get("file")

@@ -275,7 +275,8 @@ VM = (
         "landlock_enable",
         "landlock_enable",
         "bool",
-        "Whether the VMM may open only the files that its VM names, by Landlock.",
+        "Whether the VMM may open only the files that its VM names, by Landlock. One that is a unit does so where the "
+        "kernel can, unless this is V(false).",
         default=False,
         own=True,
     ),

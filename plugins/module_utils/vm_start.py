@@ -65,10 +65,8 @@ def start(vm: Vm, spec: Spec, fill: Callable[[VmmClient], None] | None = None) -
 def create(vm: Vm, spec: Spec) -> None:
     """Create the VM in its VMM. Raises MicrovmError."""
     config = vmm_versions.adapted(spec.config, vmm_versions.installed(vm.runner, spec.vmm))
-    if vm.supervisor.unprivileged and landlock.available():
-        restriction = landlock.restriction(spec.config, vm.paths)
-        rules = [*restriction["landlock_rules"], *config.get("landlock_rules", ())]
-        config |= {**restriction, "landlock_rules": rules}
+    if config.get("landlock_enable", vm.supervisor.unprivileged) and landlock.available():
+        config |= landlock.restriction(spec.config, vm.paths)
     vm.client().create(config)
     _refuse_what_was_dropped(config, vm.client().info()["config"])
 

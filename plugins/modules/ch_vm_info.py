@@ -120,7 +120,7 @@ def main() -> None:
     names = vm_record.known(state_dir) if module.params["names"] is None else module.params["names"]
     gather = partial(vm_facts.gather, state_dir=state_dir, run_dir=run_dir, runner=HostRunner())
     outcomes = run_each([{"name": name} for name in names], gather, workers=module.params["workers"])
-    host = capacity.facts(capacity.read_host(state_dir), capacity.promised(state_dir, run_dir))
+    host = capacity.facts(capacity.read_host(state_dir), capacity.promised(state_dir))
     module.exit_json(**report(outcomes), host=host)
 
 

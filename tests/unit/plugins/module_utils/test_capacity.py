@@ -12,6 +12,7 @@ import pytest
 
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import capacity
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.capacity import Demand, Host, Ratios
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 
 MIB = 1 << 20
 HOST = Host(memory=1000 * MIB, vcpus=4, disk_free=100 * MIB)
@@ -78,7 +79,7 @@ def test_the_records_are_summed_up(tmp_path: Path) -> None:
         (tmp_path / "vms" / name / "vm.json").write_text(json.dumps({"options": {}, "config": CONFIG}))
     (tmp_path / "vms" / "broken").mkdir()
     (tmp_path / "vms" / "broken" / "vm.json").write_text("{")
-    told = capacity.facts(HOST, capacity.promised(tmp_path, tmp_path / "run"))
+    told = capacity.facts(HOST, capacity.promised(tmp_path))
     assert told == {
         "memory": 1000 * MIB,
         "vcpus": 4,
@@ -87,6 +88,17 @@ def test_the_records_are_summed_up(tmp_path: Path) -> None:
         "promised_vcpus": 6,
         "promised_disk": 0,
     }
+
+
+def test_a_vm_without_disks_asks_for_all_of_them_and_one_on_record_for_what_is_left() -> None:
+    asked = [{"name": name, "memory": "2MiB", "vcpus": 1, "disk": "9MiB"} for name in ("new", "web")]
+    before = {"web": Demand(memory=MIB, vcpus=1, disk=4 * MIB)}
+    assert capacity.demands(asked, before) == {
+        "new": Demand(memory=2 * MIB, vcpus=1, disk=9 * MIB),
+        "web": Demand(memory=2 * MIB, vcpus=1, disk=4 * MIB),
+    }
+    with pytest.raises(MicrovmError, match="VM 'new', option 'vms.disk': 'much' is not a size"):
+        capacity.demands([{**asked[0], "disk": "much"}], before)
 
 
 def test_a_call_is_looked_at_in_its_order(tmp_path: Path) -> None:
