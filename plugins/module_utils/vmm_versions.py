@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from .vm_schema import OLDEST, Version, spelled
 RESIZES_DISKS: Version = (50, 0)
 # What binaries said, by the file that they were then.
 _answers: dict[tuple[str, int, int, int], str] = {}
+_asking = threading.Lock()
 
 
 def parse(text: str) -> Version:
@@ -50,9 +52,11 @@ def _said(runner: Runner, vmm: str) -> str:
         return runner.run([vmm, "--version"], timeout=10).stdout
     status = os.stat(path)
     identity = (path, status.st_ino, status.st_size, status.st_mtime_ns)
-    if identity not in _answers:
-        _answers[identity] = runner.run([vmm, "--version"], timeout=10).stdout
-    return _answers[identity]
+    # All workers begin with this question.
+    with _asking:
+        if identity not in _answers:
+            _answers[identity] = runner.run([vmm, "--version"], timeout=10).stdout
+        return _answers[identity]
 
 
 def adapted(config: Mapping[str, Any], version: Version) -> dict[str, Any]:
