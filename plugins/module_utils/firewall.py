@@ -21,7 +21,7 @@ from .firewall_conflicts import refuse_conflicts
 from .firewall_elements import Element, changes, exactly, listed, of_uplinks, of_vm, shown
 from .firewall_host import foreign_drops, legacy_drops, taken_ports, uplinks
 from .firewall_policy import canonical, parse
-from .firewall_rules import ARP_FAMILY, FAMILY, TABLE
+from .firewall_sets import ARP_FAMILY, FAMILY, TABLE
 from .names import check_vm_name
 from .nft_expressions import Json
 from .runner import Runner

@@ -17,7 +17,7 @@ from .bulk import Outcome
 from .errors import MicrovmError
 from .firewall_elements import listed, of_vm
 from .firewall_policy import parse
-from .firewall_rules import REASONS, TABLE
+from .firewall_sets import REASONS, TABLE
 from .nft_expressions import Json
 from .runner import Runner
 

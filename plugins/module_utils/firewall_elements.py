@@ -14,7 +14,7 @@ from typing import Any, Union
 
 from .addressing import Network
 from .firewall_policy import Policy, Rate
-from .firewall_rules import ARP_FAMILY, FAMILY, REASONS, SETS, TABLE, Types
+from .firewall_sets import ARP_FAMILY, FAMILY, REASONS, SETS, TABLE, Types
 from .nft_expressions import Json
 from .port_ranges import Ports
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from .errors import CommandFailed, MicrovmError
 from .firewall_policy import Forward, Policy
-from .firewall_rules import TABLE
+from .firewall_sets import TABLE
 from .nft_expressions import Json
 from .runner import Runner
 

@@ -17,7 +17,7 @@ from . import nft
 from .errors import MicrovmError
 from .files import replacing
 from .firewall_elements import Element, in_words, of_uplinks
-from .firewall_rules import ARP_FAMILY, FAMILY, TABLE
+from .firewall_sets import ARP_FAMILY, FAMILY, TABLE
 from .runner import Runner
 
 # What was asked of each VM, so that one can be removed by its name, and all can be had back by whichever run comes next.

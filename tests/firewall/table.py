@@ -6,23 +6,15 @@
 
 from __future__ import annotations
 
-import itertools
-import logging
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
-from lab import HOST_MAC, Lab
-from world import ADDRESSES, GATEWAYS, LINKS, MACS
-
-logging.getLogger("scapy").setLevel(logging.ERROR)
+from lab import HOST_MAC
+from packets import IP_CLASS, Case, Seen, Step, new_tag, row, step
 from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.inet6 import (
     ICMPv6DestUnreach,
-    ICMPv6EchoReply,
-    ICMPv6EchoRequest,
     ICMPv6MLReport,
     ICMPv6ND_NA,
     ICMPv6ND_NS,
@@ -34,131 +26,7 @@ from scapy.layers.inet6 import (
 )
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Where a packet came out: "host" or a link; there, its addresses and the port that it is for, if it says."""
-
-    place: str
-    source: str = ""
-    target: str = ""
-    port: int | None = None
-
-
-@dataclass
-class Step:
-    """Frames that make one packet, who sends them, the protocol, a mark to know the packet by, and where it comes out."""
-
-    sender: str
-    frames: list[bytes]
-    protocol: int
-    tag: bytes
-    seen: frozenset[Seen]
-    link: str | None = None
-
-
-@dataclass
-class Case:
-    """Some packets in a row, the later of which may belong to a connection of the earlier."""
-
-    why: str
-    steps: list[Step] = field(default_factory=list)
-
-
-_numbers = itertools.count(1)
-IP_CLASS = {4: IP, 6: IPv6}
-
-
-def _tag() -> tuple[int, bytes]:
-    number = next(_numbers)
-    return 20000 + number, f"<packet {number:6d}>".encode()
-
-
-def step(
-    sender: str,
-    version: int,
-    body: Packet,
-    tag: bytes,
-    seen: Seen | None,
-    *,
-    source: str,
-    target: str,
-    mac: str | None,
-    **ip: Any,
-) -> Step:
-    """Put a packet together, and around it the sender's frame."""
-    packet = IP_CLASS[version](src=source, dst=target, **ip) / body
-    protocol = packet.proto if version == 4 else packet.payload.nh if packet.nh == 44 else packet.nh
-    frame = packet if sender == "host" else Ether(src=mac or MACS[sender], dst=HOST_MAC) / packet
-    return Step(sender, [bytes(frame)], protocol, tag, frozenset() if seen is None else frozenset({seen}))
-
-
-def _body(version: int, what: str, sport: int, tag: bytes) -> Packet:
-    kind, _, port = what.partition(" ")
-    if kind == "udp":
-        return UDP(sport=sport, dport=int(port)) / Raw(tag)
-    if kind == "icmp":
-        return ICMP(id=sport) / Raw(tag) if version == 4 else ICMPv6EchoRequest(id=sport, data=tag)
-    flags = {"tcp": "S", "invalid": "SRF"}[kind]
-    return TCP(sport=sport, dport=int(port), flags=flags) / Raw(tag)
-
-
-def row(
-    why: str,
-    sender: str,
-    target: str,
-    what: str = "udp 7000",
-    seen: str | None = None,
-    *,
-    source: str | None = None,
-    mac: str | None = None,
-    as_host: bool = False,
-    at: tuple[str, int] | None = None,
-    versions: tuple[int, ...] = (4, 6),
-    answered: bool = False,
-) -> Iterator[Case]:
-    """Yield a packet in each family from ``sender`` to the address of ``target``, with the ``source``'s address.
-
-    It comes out at ``seen``, with the host's address where ``as_host``, on the way to ``at`` where its target has changed.
-    ``answered`` adds the packet back, which comes out where the first one came from, with the addresses turned round.
-    """
-    for version in versions:
-        sport, tag = _tag()
-        gateway = target.removesuffix("'s gateway")
-        targets = ADDRESSES[target] if target == gateway else GATEWAYS[gateway]
-        addresses = {"source": ADDRESSES[source or sender][version], "target": targets[version]}
-        body = _body(version, what, sport, tag)
-        port = getattr(body, "dport", None)
-        there = None
-        if seen is not None:
-            source_seen = ADDRESSES["host"][version] if as_host else addresses["source"]
-            target_seen, port_seen = (ADDRESSES[at[0]][version], at[1]) if at else (addresses["target"], port)
-            there = Seen("host") if seen == "host" else Seen(LINKS[seen], source_seen, target_seen, port_seen)
-        case = Case(f"IPv{version}, {what}: {why}", [step(sender, version, body, tag, there, mac=mac, **addresses)])
-        if answered:
-            assert there is not None and seen is not None
-            _, tag = _tag()
-            back = (TCP(flags="SA") if what.startswith("tcp") else UDP()) / Raw(tag)
-            back.sport, back.dport = (there.port or port), sport
-            came_from = (
-                Seen("host")
-                if sender == "host"
-                else Seen(LINKS[sender], addresses["target"], addresses["source"], sport)
-            )
-            case.steps.append(
-                step(
-                    seen,
-                    version,
-                    back,
-                    tag,
-                    came_from,
-                    source=there.target or addresses["target"],
-                    target=there.source or addresses["source"],
-                    mac=None,
-                )
-            )
-        yield case
+from world import ADDRESSES, GATEWAYS, LINKS, MACS
 
 
 def rows() -> Iterator[Case]:
@@ -286,13 +154,13 @@ def related_rows() -> Iterator[Case]:
     """Yield errors about packets of a connection, which get through as those do, and about others, which do not."""
     for version in (4, 6):
         for known in (True, False):
-            sport, tag = _tag()
+            sport, tag = new_tag()
             own, host, out = (ADDRESSES[name][version] for name in ("one", "host", "out"))
             first = step(
                 "one", version, UDP(sport=sport, dport=7000) / Raw(tag), tag, Seen("up0", host, out, 7000),
                 source=own, target=out, mac=None,
             )  # fmt: skip
-            _, tag = _tag()
+            _, tag = new_tag()
             quoted = IP_CLASS[version](src=host, dst=out) / UDP(sport=sport if known else 9, dport=7000) / Raw(tag)
             error = ICMP(type=3, code=3) if version == 4 else ICMPv6DestUnreach(code=4)
             there = Seen(LINKS["one"], out, own) if known else Seen("host")
@@ -304,7 +172,7 @@ def fragment_rows() -> Iterator[Case]:
     """Yield packets in fragments: the first alone has the ports, and none gets by."""
     for version in (4, 6):
         for source, target, seen in (("one", "out", True), ("ten", "out", False), ("one", "corporate", False)):
-            sport, tag = _tag()
+            sport, tag = new_tag()
             addresses = {"src": ADDRESSES[source][version], "dst": ADDRESSES[target][version]}
             body = UDP(sport=sport, dport=7000) / Raw(b"." * 2000 + tag)
             if version == 4:
@@ -336,7 +204,7 @@ def link_rows() -> Iterator[Case]:
         yield Case(f"ARP: {why}", [Step(sender, [bytes(frame)], 0x0806, b"", answer)])
 
     def said(why: str, source: str, body: Packet, passes: bool, target: str = gateway[6], **frame: Any) -> Case:
-        _, tag = _tag()
+        _, tag = new_tag()
         seen = Seen("host") if passes else None
         made = step(
             "one", 6, body / _option(tag), tag, seen, source=source, target=target, mac=frame.get("mac"), hlim=255
@@ -354,18 +222,18 @@ def link_rows() -> Iterator[Case]:
     yield said("a router on the link", "fe80::1", ICMPv6ND_RA(), False)
     yield said("a router redirects", own[6], ICMPv6ND_Redirect(), False)
     yield said("a listener on the link, which counts for nothing", "fe80::1", ICMPv6MLReport(), False)
-    _, tag = _tag()
+    _, tag = new_tag()
     lookalike = TCP(sport=67, dport=7000) / Raw(tag)
     seen = Seen("up0", ADDRESSES["host"][4], ADDRESSES["out"][4], 7000)
     made = step("one", 4, lookalike, tag, seen, source=own[4], target=ADDRESSES["out"][4], mac=None)
     yield Case("IPv4: no DHCP server, whose port is of another protocol", [made])
-    _, tag = _tag()
+    _, tag = new_tag()
     redirect = ICMP(type=5, gw=own[4]) / IP(src=gateway[4], dst=ADDRESSES["out"][4]) / UDP() / Raw(tag)
     yield Case(
         "IPv4: a router redirects", [step("one", 4, redirect, tag, None, source=own[4], target=gateway[4], mac=None)]
     )
     for version, sport, dport in ((4, 67, 68), (6, 547, 546)):
-        _, tag = _tag()
+        _, tag = new_tag()
         offer = UDP(sport=sport, dport=dport) / Raw(tag)
         # Also where it may reach anything.
         for target in (GATEWAYS["one"][version], ADDRESSES["out"][version]):
@@ -374,8 +242,8 @@ def link_rows() -> Iterator[Case]:
     # What the host says itself to all on a VM's link.
     address, all_nodes = ADDRESSES["one"][6], "ff02::1"
     for why, body, passes in (
-        ("the host looks for a VM", ICMPv6ND_NS(tgt=address) / _option(tag := _tag()[1]), True),
-        ("the host talks to all", UDP(sport=5353, dport=5353) / Raw(tag2 := _tag()[1]), False),
+        ("the host looks for a VM", ICMPv6ND_NS(tgt=address) / _option(tag := new_tag()[1]), True),
+        ("the host talks to all", UDP(sport=5353, dport=5353) / Raw(tag2 := new_tag()[1]), False),
     ):
         known = tag if passes else tag2
         seen = Seen(LINKS["one"], gateway[6], all_nodes) if passes else None
@@ -390,40 +258,3 @@ def _option(tag: bytes) -> Raw:
 
 
 CASES = [*rows(), *rate_rows(), *related_rows(), *fragment_rows(), *link_rows()]
-
-
-def observe(lab: Lab) -> list[frozenset[Seen]]:
-    """Send all packets of all cases, and return where each came out."""
-    found = []
-    for made in (made for case in CASES for made in case.steps):
-        for frame in made.frames:
-            if made.sender == "host":
-                lab.send_from_host(frame, made.link)
-            else:
-                lab.send(LINKS[made.sender], frame)
-        found.append(
-            frozenset(
-                seen for place, packet in lab.received() if (seen := _seen(place, packet, made.protocol, made.tag))
-            )
-        )
-    return found
-
-
-@cache
-def _seen(place: str, packet: bytes, protocol: int, tag: bytes) -> Seen | None:
-    if protocol == 0x0806:
-        answer = Ether(packet)
-        return Seen(place, answer.psrc, answer.pdst) if ARP in answer and answer[ARP].op == 2 else None
-    if tag not in packet:
-        return None
-    if place == "host":
-        return Seen(place)
-    outer = Ether(packet).payload
-    body = outer[IPv6ExtHdrFragment].payload if IPv6ExtHdrFragment in outer else outer.payload
-    fragmented = IPv6ExtHdrFragment in outer or (IP in outer and bool(outer.flags.MF or outer.frag))
-    # The kernel's own answers are not the packet: that a port is closed, an echo.
-    echo = (isinstance(body, ICMP) and body.type == 0) or isinstance(body, ICMPv6EchoReply)
-    found = body.underlayer.nh if isinstance(body.underlayer, (IPv6, IPv6ExtHdrFragment)) else outer.proto
-    if echo or found != protocol:
-        return None
-    return Seen(place, outer.src, outer.dst, body.dport if isinstance(body, (TCP, UDP)) and not fragmented else None)

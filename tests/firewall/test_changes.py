@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from lab import Lab
-from table import IP_CLASS, UDP, Raw
+from packets import IP_CLASS, UDP, Raw
 from world import ADDRESSES, GATEWAYS, VMS
 
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import (

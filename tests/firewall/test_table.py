@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import world
 from lab import Lab
-from table import CASES, Seen
-from table import observe as send_all
+from packets import Seen
+from packets import observe as send_all
+from table import CASES
 
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import firewall, firewall_counters, nft
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import Outcome
@@ -42,7 +43,7 @@ def observe(lab: Lab, state_dir: Path, rules: list[Json]) -> Observed:
     nft.transaction(lab.runner, [*rules, *changes(set(), elements)])
     lab.forget_connections()
     list(lab.received())
-    seen = send_all(lab)
+    seen = send_all(lab, CASES)
     told = firewall_counters.gather(None, state_dir=state_dir, runner=lab.runner)
     dropped = {
         name: {reason: count["packets"] for reason, count in outcome.facts["dropped"].items() if count["packets"]}
