@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ansible_collections.microvm.cloud_hypervisor.plugins.plugin_utils import compose
 
 Json = dict[str, Any]
 TREE = Path(os.environ["MICROVM_CACHE"]) / "cloud_guest" / "tree"
-ROLE = Path(__file__).parents[2] / "roles" / "vm"
+CHECKOUT = Path(__file__).parents[2]
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJs0 me@example.com"
 AWKWARD = 'it\'s "quoted": # & costs $5 \\ {}\n\ttab, ünïcode, %s\n'
 DEPLOY = {"name": "deploy", "sudo": "ALL=(ALL) NOPASSWD:ALL", "ssh_authorized_keys": [KEY], "lock_passwd": True}
@@ -56,8 +58,13 @@ PARTS: dict[str, Json] = {
     "address6": {"lease": LEASE6},
     "dns": {"dns": ["192.0.2.53", "2001:db8::53"], "lease": LEASE6},
 }
+# The entries of the example that users begin with, without the values that are theirs.
+EXAMPLE = yaml.safe_load(
+    re.sub(r"\{\{.*?\}\}", "theirs", (CHECKOUT / "examples/cloud_image/inventory.yml").read_text())
+)["hypervisors"]["vars"]
 ENTRIES: dict[str, Json] = {
     **PARTS,
+    **{f"example-{entry['name']}": {**EXAMPLE["vm_defaults"], **entry} for entry in EXAMPLE["vm_instances"]},
     "everything": {key: value for part in PARTS.values() for key, value in part.items()},
 }
 
@@ -66,9 +73,9 @@ ENTRIES: dict[str, Json] = {
 def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
     """The documents of all entries, by their names, rendered as the role does it."""
     place = tmp_path_factory.mktemp("play")
-    (place / "templates").symlink_to(ROLE / "templates")
+    (place / "templates").symlink_to(CHECKOUT / "roles/vm/templates")
     leases = {name: {**LEASE, **part.get("lease", {})} for name, part in ENTRIES.items()}
-    instances = [{"name": name, **part} for name, part in ENTRIES.items()]
+    instances = [{**part, "name": name} for name, part in ENTRIES.items()]
     vms = compose.entries(({key: value for key, value in entry.items() if key != "lease"} for entry in instances), {})
     documents = "{{ lookup('microvm.cloud_hypervisor.cidata', vms, leases=leases) | to_json }}"
     task = {"ansible.builtin.copy": {"content": documents, "dest": str(place / "documents.json")}}
@@ -144,7 +151,7 @@ def test_netplan_looks_at_the_addresses(in_guest, tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_meta_data(name, documents) -> None:
-    entry = {"name": name, **ENTRIES[name]}
+    entry = {**ENTRIES[name], "name": name}
     assert json.loads(documents[name]["meta_data"]) == {
         "instance-id": entry.get("instance_id", name),
         "local-hostname": entry.get("hostname", name),
