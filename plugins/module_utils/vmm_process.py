@@ -21,6 +21,8 @@ from .files import replacing
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _POLL_SECONDS = 0.02
+# setpriv(1) ends by execve(2), so that the process is the VMM's.
+_WITHOUT_CAPABILITIES = ("setpriv", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--")
 
 
 class Supervisor(Protocol):
@@ -96,11 +98,14 @@ class DetachedProcess:
         return pid if alive else None
 
     def start(self, argv: Sequence[str]) -> int:
-        """See Supervisor.start. What the VMM prints goes to its log. Raises MicrovmError where it cannot be run."""
+        """See Supervisor.start. What the VMM prints goes to its log. Raises MicrovmError where it cannot be run.
+
+        Root's VMM keeps root's user id, with which it opens root's files, and no capability.
+        """
         with self._log.open("wb") as log:
             try:
                 process = subprocess.Popen(
-                    list(argv),
+                    [*(_WITHOUT_CAPABILITIES if os.geteuid() == 0 else ()), *argv],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,

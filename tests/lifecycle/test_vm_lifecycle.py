@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 from vm_host import RUNNER, Host, nothing_left
@@ -218,3 +219,11 @@ def test_one_that_fails_does_not_stop_the_others(host: Host) -> None:
     )
     assert str(outcomes["b"]).startswith("VM 'b', option 'payload.kernel'")
     assert [host.info(name)["state"] for name in ("a", "c")] == ["running", "running"]
+
+
+def test_a_vmm_of_roots_has_no_capability(host: Host) -> None:
+    done = host.ensure("web", nets=[{"tap": "lctap-9"}])
+    host.taps = ["lctap-9"]
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{done.facts['pid']}/status").read_text().splitlines())
+    assert [int(status[f"Cap{sort}"], 16) for sort in ("Inh", "Prm", "Eff", "Bnd", "Amb")] == [0] * 5
+    assert status["NoNewPrivs"] == "1"
