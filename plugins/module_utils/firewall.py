@@ -64,7 +64,9 @@ def ensure(
         errors |= _refuse(wanted, recorded.vms, runner)
         names = [item["name"] for item in items]
         asked = set(names) - set(errors)
-        ways_out = uplinks(runner, uplink, recorded.uplinks) if wanted else []
+        if not asked:
+            return Report(dict(errors), recorded.uplinks, [], [])
+        ways_out = _ways_out(runner, uplink, recorded) if wanted else []
 
         before, after = _by_vm(asked, recorded.vms), _by_vm(asked, wanted)
         had, own = (of_uplinks(recorded.uplinks).union(*before.values()), of_uplinks(ways_out).union(*after.values()))
@@ -82,7 +84,7 @@ def ensure(
         if not check_mode:
             if commands:
                 _transact(runner, commands)
-            record = store.Record(wanted, ways_out)
+            record = store.Record(wanted, ways_out, uplink or recorded.uplink)
             anew = not live.intact or ways_out != recorded.uplinks
             store.write(directory, record, after, whole=anew, runner=runner)
     outcomes: dict[str, Outcome | MicrovmError] = {
@@ -139,6 +141,13 @@ def _refuse(wanted: Vms, recorded: Vms, runner: Runner) -> dict[str, MicrovmErro
         if not refused:
             return errors
         errors |= refused
+
+
+def _ways_out(runner: Runner, uplink: str | None, recorded: store.Record) -> list[str]:
+    """Return the interfaces that lead out; one that was given before stays, and need not be there any more."""
+    if uplink is None and recorded.uplink is not None:
+        return [recorded.uplink]
+    return uplinks(runner, uplink, recorded.uplinks)
 
 
 def _by_vm(names: Iterable[str], vms: Vms) -> dict[str, set[Element]]:

@@ -119,11 +119,18 @@ def parse(options: Mapping[str, Any]) -> Policy:
 
 
 def canonical(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the same options as JSON has them, addresses in one spelling. Raises MicrovmError, naming the option."""
+    """Return the options that are given, as JSON has them, addresses in one spelling. Raises MicrovmError, naming the option."""
     policy = parse(options)
-    found: dict[str, Any] = json.loads(json.dumps({key: value for key, value in options.items() if value is not None}))
+    found: dict[str, Any] = _given(json.loads(json.dumps(options)))
     own = {"mac": policy.mac, "address": policy.address, "address6": policy.address6}
     return {**found, **{key: value for key, value in own.items() if value is not None}}
+
+
+def _given(value: Any) -> Any:
+    """Return a value without the options in it, however deep, that are None."""
+    if isinstance(value, dict):
+        return {key: _given(part) for key, part in value.items() if part is not None}
+    return [_given(part) for part in value] if isinstance(value, list) else value
 
 
 def _address(text: str, version: int, subnet: Any, *, option: str) -> str:

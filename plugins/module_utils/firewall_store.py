@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,11 @@ _VMS = "vms"
 
 @dataclass(slots=True)
 class Record:
-    """What was asked: the canonical options of each VM, by its name, and the uplinks."""
+    """What was asked: the canonical options of each VM, by its name, the uplinks, and the one of them that was given."""
 
     vms: dict[str, Any] = field(default_factory=dict)
     uplinks: list[str] = field(default_factory=list)
+    uplink: str | None = None
 
 
 def read(directory: Path) -> Record:
@@ -40,7 +41,7 @@ def read(directory: Path) -> Record:
     path = directory / _RECORD
     try:
         recorded = json.loads(path.read_bytes())
-        return Record(dict(recorded["vms"]), list(recorded["uplinks"]))
+        return Record(dict(recorded["vms"]), list(recorded["uplinks"]), recorded.get("uplink"))
     except FileNotFoundError:
         return Record()
     except (ValueError, KeyError, TypeError) as error:
@@ -83,7 +84,7 @@ def write(
         list(pool.map(bring, stale(directory, elements)))
     if whole or not (directory / _RULES).exists():
         _replace(directory / _RULES, _rules(directory, record.uplinks, runner))
-    body = json.dumps({"vms": record.vms, "uplinks": record.uplinks}, sort_keys=True).encode()
+    body = json.dumps(asdict(record), sort_keys=True).encode()
     if _content(directory / _RECORD) != body:
         _replace(directory / _RECORD, body)
 

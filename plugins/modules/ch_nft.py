@@ -177,7 +177,9 @@ options:
       host_services: *host_services
       new_connections: *new_connections
   uplink:
-    description: The interface that leads out. The default is the one, or those, of the default routes.
+    description:
+      - The interface that leads out. The default is the one, or those, of the default routes.
+      - The one that was given last stays, for all VMs, until another one is given or no VM is left.
     type: str
   state_dir:
     description: The directory in which C(nftables) is kept.

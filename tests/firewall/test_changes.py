@@ -258,6 +258,15 @@ def test_the_uplink_moves(host: Host) -> None:
     assert host.ruleset() == loaded
 
 
+def test_the_uplink_that_was_given_stays(host: Host) -> None:
+    assert host.ensure(ONE, TEN).uplinks == ["up0"]
+    host.ensure(ONE, uplink="lan0")
+    assert host.ensure(TEN).uplinks == ["lan0"]
+    assert host.ensure(*absent(TEN)).uplinks == ["lan0"]
+    host.done(*absent(ONE))
+    assert host.ensure(ONE).uplinks == ["up0"]
+
+
 def test_diff_shows_elements(host: Host) -> None:
     host.done(*ALL)
     outcome = host.done({**WEB, "host_services": [{"port": "53-54", "proto": "udp"}]})["web1"]

@@ -104,7 +104,8 @@ def test_sources_that_overlap_are_one() -> None:
 
 def test_canonical_options_are_in_one_spelling() -> None:
     asked = {**VM, "mac": "02:63:0A:D5:00:02", "address6": "FD00:0::0:2", "groups": ("a",), "egress": None}
-    assert canonical(asked) == {**VM, "address6": "fd00::2", "groups": ["a"]}
+    asked["forwards"] = [{"port": "80", "guest_port": None, "sources": None}]
+    assert canonical(asked) == {**VM, "address6": "fd00::2", "groups": ["a"], "forwards": [{"port": "80"}]}
 
 
 def test_groups_with_one_number_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
