@@ -14,7 +14,7 @@ import os
 import shutil
 from dataclasses import replace
 
-from . import vm_config, vm_life, vm_prepare, vm_record, vm_start, vm_stop
+from . import vm_config, vm_life, vm_moving, vm_prepare, vm_record, vm_start, vm_stop
 from .command import Command, name_argument
 from .errors import MicrovmError
 from .names import check_vm_name
@@ -54,6 +54,7 @@ def prepare(arguments: argparse.Namespace) -> int:
         return 0
     vm_life.write(vm.paths, Life("starting"))
     try:
+        vm_moving.require_settled(vm.paths)
         spec = _spec(vm)
         vm_start.identities(spec, check_mode=False)
         vm_prepare.require_rules(vm, spec)

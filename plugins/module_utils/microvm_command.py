@@ -14,10 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import command_unit
+from . import command_receive, command_unit
 from .errors import MicrovmError
 
-COMMANDS = (*command_unit.COMMANDS,)
+COMMANDS = (*command_unit.COMMANDS, *command_receive.COMMANDS)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -206,7 +206,7 @@ def _apply(
         elif step == "clean":
             _clean(vm, spec, now)
         elif step == "remove":
-            _remove(vm, now)
+            remove(vm, now.record)
         elif step in ("pause", "resume"):
             vm.client().act(step)
         elif step == "boot" and spec is not None:
@@ -241,12 +241,12 @@ def _clean(vm: Vm, spec: Spec | None, now: Current) -> None:
                 tap.remove(vm.runner, name)
 
 
-def _remove(vm: Vm, now: Current) -> None:
+def remove(vm: Vm, record: Mapping[str, Any] | None) -> None:
     """Remove the TAPs on record, and what ch_vm has made. Disks are not its own: they stay, and are root's again."""
     vm_stop.clean(vm)
-    for name in vm_record.taps(now.record or {}):
+    for name in vm_record.taps(record or {}):
         tap.remove(vm.runner, name)
-    vm_unit.remove(vm, (now.record or {}).get("config", {}))
+    vm_unit.remove(vm, (record or {}).get("config", {}))
     vm.paths.serial_log.unlink(missing_ok=True)
     vm.paths.life.unlink(missing_ok=True)
     vm.paths.record.unlink(missing_ok=True)

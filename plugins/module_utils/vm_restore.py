@@ -17,6 +17,7 @@ from . import (
     snapshot_memory,
     snapshot_store,
     vm_config,
+    vm_moving,
     vm_record,
     vm_restart,
     vm_snapshot,
@@ -46,6 +47,7 @@ def restore(
     """
     vm = Vm.of(check_vm_name(item["name"]), state_dir=state_dir, run_dir=run_dir, runner=runner)
     with locked_directory(vm.paths.state, make=not check_mode, mode=0o700):
+        vm_moving.require_settled(vm.paths)
         cleared = vm_snapshot.clear_unfinished(vm, state_dir, check_mode=check_mode)
         snapshot = _whole(item, state_dir, vm.paths.name)
         spec = vm_config.parse(snapshot.manifest["record"]["options"], vm.paths)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import landlock, tap, vm_life, vm_prepare, vm_record, vm_stop, vmm_versions
+from . import landlock, tap, vm_life, vm_moving, vm_prepare, vm_record, vm_stop, vmm_versions
 from .errors import MicrovmError
 from .vm_config import Spec
 from .vm_life import Life
@@ -45,6 +45,8 @@ def start(vm: Vm, spec: Spec, fill: Callable[[VmmClient], None] | None = None) -
     ``fill`` puts the VM into the VMM by other means, such as from a snapshot.
     """
     made: list[str] = []
+    if fill is None:
+        vm_moving.require_settled(vm.paths)
     try:
         vm_prepare.require_rules(vm, spec)
         made = vm_prepare.prepare(vm, spec)

@@ -1,0 +1,160 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The half of a migration on the host that a VM leaves."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from . import (
+    migration_channel,
+    migration_offer,
+    vm_config,
+    vm_lifecycle,
+    vm_migration,
+    vm_moving,
+    vm_record,
+    vm_restart,
+    vm_user,
+)
+from .bulk import Outcome
+from .errors import MicrovmError
+from .migration_channel import Channel, Tunnel
+from .vm_moving import Move
+from .vm_state import Current, Vm, current
+from .vmm_api import VmmError
+
+_MIGRATING = "currently migrating"
+
+
+def offer(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
+    """Tell what the other host has to know, and make the key with which this one comes to it. Raises MicrovmError."""
+    now = _movable(vm)
+    made = migration_offer.make(vm.paths, now.record or {}, now.info["config"], vm.client().ping()["version"])
+    made |= {"state": now.state, "probes": [], "public_key": None}
+    if not check_mode:
+        made["probes"] = migration_offer.leave_probes(made["shared"])
+        made["public_key"] = migration_channel.make_key(vm.paths, vm.runner)
+    return Outcome(changed=False, facts={"offer": made, "left": False})
+
+
+def _movable(vm: Vm) -> Current:
+    now = current(vm)
+    if now.record is None:
+        raise MicrovmError("no VM of this name is known on the host", option="name")
+    if now.state not in ("running", "paused"):
+        raise MicrovmError(
+            f"the VM is {now.state}: only a guest that runs or is paused can be migrated; one that is stopped is provisioned "
+            "on the other host, and its disks are copied there",
+            option="name",
+        )
+    try:
+        # Refused in any case: while the VM is on its way already, for that reason.
+        vm.client().act("resume" if now.state == "running" else "pause")
+    except VmmError as error:
+        if _MIGRATING in str(error):
+            raise MicrovmError("a migration of the VM is under way; wait until it is over", option="name") from error
+    return now
+
+
+def send(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
+    """Hand the VM over to the other host, which waits for it. Raises MicrovmError; the guest then runs on here.
+
+    Whether the guest has arrived is to be asked there: that the VMM has ended here may have another reason.
+    """
+    if vm_moving.read(vm.paths) is not None and vm.supervisor.pid() is None:
+        return Outcome(changed=False, facts={"left": True, "paused_seconds": None})  # in a run that was killed
+    now = _movable(vm)
+    if check_mode:
+        return Outcome(changed=True, facts={"left": True, "paused_seconds": None}, actions=("sent the guest",))
+    channel = _channel(vm, item)
+    copied = [Path(disk["path"]) for disk in item["offer"]["copied"]]
+    vm_moving.write(vm.paths, Move("to", item["host"]))
+    begun = time.monotonic()
+    try:
+        if copied:
+            if now.state == "running":
+                vm.client().act("pause")
+            channel.send_files(copied)
+        tunnel = Tunnel(channel, vm.paths.migration_socket, lambda path: _let_connect(vm, path))
+        try:
+            left, why = vm_migration.send(
+                vm,
+                f"unix:{vm.paths.migration_socket}",
+                local=False,
+                timeout=item.get("timeout") or vm_migration.DEFAULT_TIMEOUT,
+                give_up=tunnel.cut,
+            )
+        finally:
+            said = tunnel.close()
+        if not left:
+            raise MicrovmError(f"the guest was not handed over: {why}; {said}")
+    except BaseException:
+        _stay(vm, now.state)
+        raise
+    paused = round(time.monotonic() - begun, 3) if copied else None
+    return Outcome(changed=True, facts={"left": True, "paused_seconds": paused}, actions=("sent the guest",))
+
+
+def _channel(vm: Vm, item: Mapping[str, Any]) -> Channel:
+    for option in ("host", "host_key", "offer"):
+        if not item.get(option):
+            raise MicrovmError("is missing", option=option)
+    return Channel(vm.paths, item["host"], item.get("user") or "root", item.get("port") or 22, item["host_key"])
+
+
+def _let_connect(vm: Vm, path: Path) -> None:
+    user = vm_user.find(vm.paths.name) if vm.supervisor.unprivileged else None
+    if user is not None:
+        os.chown(path, user.uid, user.gid)
+
+
+def _stay(vm: Vm, state: str) -> None:
+    """Have a guest that is still here be as it was."""
+    if vm.supervisor.pid() is not None:
+        vm_moving.clear(vm.paths)
+        if state == "running" and current(vm).state == "paused":
+            vm.client().act("resume")
+
+
+def stay(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
+    """End a migration that has failed: the guest is here. One that is in neither place is started from its disks.
+
+    Raises MicrovmError, which says so, where the guest was lost.
+    """
+    move = vm_moving.read(vm.paths)
+    if check_mode:
+        return Outcome(changed=move is not None, facts={"left": False})
+    migration_channel.clear(vm.paths)
+    migration_offer.remove_probes((item.get("offer") or {}).get("probes") or [])
+    if move is None:
+        return Outcome(changed=False, facts={"left": False})
+    vm_moving.clear(vm.paths)
+    now = current(vm)
+    if now.pid is None:
+        spec = vm_config.parse((now.record or {})["options"], vm.paths)
+        vm_restart.restart_lost(vm, f"the guest left for the host '{move.host}' and did not arrive: it is lost", spec)
+    _stay(vm, (item.get("offer") or {}).get("state") or "running")
+    return Outcome(changed=True, facts={"left": False}, actions=("kept the guest",))
+
+
+def leave(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
+    """Forget a VM that has arrived elsewhere. Its lease, rules and disks are for others to remove.
+
+    Raises MicrovmError for one that is here.
+    """
+    if vm.supervisor.pid() is not None:
+        raise MicrovmError("the VM runs here; it is removed with ch_vm", option="name")
+    if check_mode:
+        return Outcome(changed=True, facts={"left": True})
+    migration_channel.clear(vm.paths)
+    migration_offer.remove_probes((item.get("offer") or {}).get("probes") or [])
+    vm_moving.clear(vm.paths)
+    vm_lifecycle.remove(vm, vm_record.read(vm.paths))
+    return Outcome(changed=True, facts={"left": True}, actions=("forgot the VM",))
