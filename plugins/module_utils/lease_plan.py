@@ -187,6 +187,19 @@ class _Allocator:
                 )
         return subnet
 
+    def _tap(self, request: Request) -> str:
+        if request.address is not None:
+            name = f"{request.tap_prefix}{int(request.address) & 0xFFFF}"
+            if name not in self.taken_taps:
+                return name
+        return next(self.taps[request.tap_prefix])
+
+    def _cid(self, request: Request) -> int:
+        # An address that was asked for may be meant to be the VM's on all hosts, and what is derived from it is then.
+        if request.address is not None and int(request.address) not in self.taken_cids:
+            return int(request.address)
+        return next(self.cids)
+
     def adopt(self, lease: Lease) -> Lease:
         """Take a lease that was given elsewhere. Raises MicrovmError where something of it is taken here."""
         subnets = [ip_network(subnet) for subnet in (lease.subnet, lease.subnet6) if subnet is not None]
@@ -229,8 +242,8 @@ class _Allocator:
             prefix=subnet.prefixlen,
             subnet=str(subnet),
             mac=mac,
-            tap=next(self.taps[request.tap_prefix]),
-            cid=next(self.cids),
+            tap=self._tap(request),
+            cid=self._cid(request),
             address6=None if subnet6 is None else str(addressing.guest_address(subnet6)),
             host_address6=None if subnet6 is None else str(addressing.host_address(subnet6)),
             prefix6=None if subnet6 is None else subnet6.prefixlen,

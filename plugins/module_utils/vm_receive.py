@@ -39,7 +39,7 @@ def make_ready(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
     if not offered:
         raise MicrovmError("is missing: what the other host has returned for state=offered", option="offer")
     paths = vm.paths
-    facts = {"authorized_key": None, "arrived": False}
+    facts: dict[str, Any] = {"authorized_key": None, "arrived": False}
     if vm_moving.read(paths) is None and vm_record.read(paths) is not None:
         raise MicrovmError("a VM of this name is on this host already", option="name")
     spec = vm_config.parse(offered["record"]["options"], paths)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import handover, log_rotation, vm_config, vm_migration, vm_prepare, vm_record, vm_restart, vmm_versions
+from . import handover, log_rotation, tap, vm_config, vm_migration, vm_prepare, vm_record, vm_restart, vmm_versions
 from .bulk import Outcome
 from .errors import MicrovmError
 from .files import locked_directory
@@ -115,14 +115,15 @@ def _upgrade(vm: Vm, now: Current, spec: Spec, *, timeout: float) -> None:
     if config["serial"].get("file") == str(vm.paths.serial_log):
         log_rotation.rotate(vm.paths.serial_log, size=1)
         files.append(vm.paths.serial_log)
-    journal = handover.plan(spec.taps, files, vm.paths.api_socket)
+    taps = tuple(wanted for wanted in spec.taps if tap.has_carrier(wanted.name))
+    journal = handover.plan(taps, files, vm.paths.api_socket)
     journal.write(_journal(vm))
     next_ = _next(vm, journal)
     try:
         argv = [vm_prepare.binary(spec), "--api-socket", f"path={journal.next}"]
         next_.start([*argv, "--event-monitor", f"path={_next_events(vm)}"])
         vm_migration.begin_receiving(Path(journal.next), vm.paths.migration_socket, lambda: next_.pid() is not None)
-        handover.make_room(vm.runner, journal, spec.taps)
+        handover.make_room(vm.runner, journal, taps)
         with handover.sockets_kept(sockets):
             left, why = vm_migration.send(
                 vm,

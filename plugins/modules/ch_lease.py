@@ -58,7 +58,10 @@ options:
         type: list
         elements: str
   address: &address
-    description: The guest's IPv4 address, where it must be a certain one of the pool.
+    description:
+      - The guest's IPv4 address, where it must be a certain one of the pool.
+      - The number of its TAP, and its vsock context id, then follow from the address, as its MAC does. So a VM to which a fleet gives an address
+        of its own can be migrated to any of the hosts.
     type: str
   mac: &mac
     description: The guest's MAC. The default is derived from its IPv4 address, and so as unique as that.

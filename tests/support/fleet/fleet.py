@@ -39,8 +39,8 @@ PACKAGES = (
 )
 # Another one for a second fleet, in a network namespace of its own.
 PREFIX = os.environ.get("FLEET_PREFIX", "fleet")
-# TEST-NET-3 of RFC 5737: no real network has these addresses.
-NETWORK = "203.0.113"
+# Of RFC 2544, for tests of networks: no real host has these addresses. Those for documentation may be a package proxy's.
+NETWORK = "198.18.0"
 # What a reboot clears in a host's network namespace: the rules, the TAPs, and what was set of eth0.
 FORGET = """\
 nft flush ruleset

@@ -161,3 +161,14 @@ def test_another_lease_than_the_one_that_is_there(tmp_path: Path) -> None:
     brought = dict(facts(ensure(tmp_path, {"name": "web"})["web"]))
     outcome = ensure(tmp_path, {"name": "web", "lease": {**brought, "cid": 99}})["web"]
     assert "VM 'web', option 'lease': has leased" in str(outcome)
+
+
+def test_an_address_of_its_own_makes_all_else_its_own(tmp_path: Path) -> None:
+    ensure(tmp_path / "one", {"name": "a"})
+    asked = {"name": "web", "address": "10.213.0.6"}
+    one = facts(ensure(tmp_path / "one", asked)["web"])
+    assert one == facts(ensure(tmp_path / "two", asked)["web"])
+    assert (one["tap"], one["cid"]) == ("chtap6", 0x0AD50006)
+    # Where a name is taken, another one does.
+    ensure(tmp_path / "three", *({"name": f"v{number}"} for number in range(8)))
+    assert facts(ensure(tmp_path / "three", {**asked, "address": "10.213.9.6"})["web"])["tap"] == "chtap2310"
