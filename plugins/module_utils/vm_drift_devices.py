@@ -10,7 +10,7 @@ yet to a disk would be lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .vm_changes import Call, Change, leaves, settled
@@ -26,7 +26,7 @@ _REPLUG = "it would have to be plugged anew, which is done live with replug: tru
 
 def devices(
     kind: str, prop: Property, have: Config, want: Config, lingering: frozenset[str], *, told: Config, replug: bool
-) -> Iterator[Change]:
+) -> list[Change]:
     """Return the differences of one kind of devices, which is the property ``prop``.
 
     ``told`` is the VmConfig that is asked for with its defaults, of which the VMM is told.
@@ -34,15 +34,38 @@ def devices(
     whole = {_name(prop, device): device for device in _listed(told.get(kind))}
     mine, theirs = ({_name(prop, device): device for device in _listed(config.get(kind))} for config in (have, want))
     root = next(iter(mine), None) if kind == "disks" else None
+    changes: list[Change] = []
     for name, device in mine.items():
         asked = theirs.get(name)
         if asked is None:
-            yield _removal(kind, prop, name, device, is_root=name == root)
+            changes.append(_removal(kind, prop, name, device, is_root=name == root))
         elif settled(prop.fields, device, asked) != asked:
-            yield from _alteration(kind, prop, device, asked, have, whole[name], is_root=name == root, replug=replug)
+            changes += _alteration(kind, prop, device, asked, have, whole[name], is_root=name == root, replug=replug)
     for name, asked in theirs.items():
         if name not in mine:
-            yield _addition(kind, prop, name, asked, have, whole[name], lingering)
+            changes.append(_addition(kind, prop, name, asked, have, whole[name], lingering))
+    return _without_conflicts(list(mine.values()), changes)
+
+
+def _without_conflicts(there: Sequence[Config], changes: list[Change]) -> list[Change]:
+    """Leave what takes the TAP, file or socket of a device that stays to the restart, too."""
+    while True:
+        calls = [call for change in changes for call in change.calls]
+        going = {call.name for call in calls if call.what == "remove"}
+        held = {claim for device in there if device.get("id") not in going for claim in _claims(device)}
+        settled_now = [
+            change.restart("another device has until then what it takes")
+            if any(held & _claims(call.value) for call in change.calls if call.what == "add")
+            else change
+            for change in changes
+        ]
+        if settled_now == changes:
+            return changes
+        changes = settled_now
+
+
+def _claims(device: Config) -> set[tuple[str, str]]:
+    return {(key, device[key]) for key in ("tap", "path", "file", "socket", "vhost_socket") if key in device}
 
 
 def _listed(value: Any) -> list[Any]:

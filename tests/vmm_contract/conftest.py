@@ -21,7 +21,7 @@ from vmm_process import STAND_IN, Vmm, real_vmm
 
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 
-# What v53.0 answers that its own document does not have. Everything else that is undocumented fails.
+# What v53.0 takes and answers that its own document does not have. Everything else that is undocumented fails.
 UNDOCUMENTED = {
     "vmm.shutdown:200",  # the document says 204
     "CpusConfig.profile",
@@ -32,6 +32,7 @@ UNDOCUMENTED = {
     "PlatformConfig.iommu_address_width_bits",
     "PlatformConfig.iommufd",
     "PlatformConfig.vfio_p2p_dma",
+    "VmConfig.generic_vhost_user",  # the document has generic-vhost-user, which is dropped silently
 }
 
 
@@ -105,6 +106,7 @@ def _by_the_document(monkeypatch: pytest.MonkeyPatch) -> None:
         call = str(request.url).rpartition("/api/v1/")[2]
         method = str(request.method)
         misfits = list(document("v53.0").request(method, call, json.loads(request.body) if request.body else None))
+        misfits = [misfit for misfit in misfits if misfit.undocumented not in UNDOCUMENTED]
         assert not misfits, f"our request {method} {call} {request.body!r}: {misfits}"
         answer = send(session, request, **options)
         body = answer.json() if answer.content else None

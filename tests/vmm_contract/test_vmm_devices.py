@@ -328,3 +328,46 @@ def test_vhost_user_needs_shared_memory(vmm: Vmm) -> None:
     assert refused(lambda client: client.add("fs", filesystem), vmm)[1][-1] == (
         "Using vhost-user requires using shared memory or huge pages"
     )
+
+
+def test_hot_plug_of_a_vsock(vmm: Vmm) -> None:
+    vmm.boot()
+    socket = vmm.directory / "vsock.sock"
+    plugged = vmm.client.add("vsock", {"cid": 9, "socket": str(socket)})
+    assert plugged is not None and BDF.fullmatch(plugged["bdf"])
+    config = vmm.client.info()["config"]["vsock"]
+    assert (config["cid"], config["id"]) == (9, plugged["id"])
+    assert socket.is_socket()
+    assert refused(lambda client: client.add("vsock", {"cid": 10, "socket": str(socket)}), vmm)[1][-1] == (
+        "Too many virtio-vsock devices"
+    )
+    vmm.client.remove_device(plugged["id"])
+    info = vmm.client.info()
+    assert info["config"].get("vsock") is None
+    # This guest never lets go of a device.
+    assert f"_virtio-pci-{plugged['id']}" in info["device_tree"]
+
+
+def test_virtio_mem(vmm: Vmm, executable: str) -> None:
+    if "qemu_vmm" in executable:
+        pytest.skip("the stand-in refuses memory hot-plug by virtio-mem, by name")
+    vmm.boot(memory={"size": 128 * MIB, "hotplug_size": 256 * MIB, "hotplug_method": "VirtioMem"})
+    for size in (256 * MIB, 130 * MIB):
+        vmm.client.resize(memory=size)
+        memory = vmm.client.info()["config"]["memory"]
+        assert (memory["size"], memory["hotplugged_size"]) == (128 * MIB, size - 128 * MIB)
+    assert refused(lambda client: client.resize(memory=129 * MIB), vmm)[0] == 500
+    assert refused(lambda client: client.resize(memory=512 * MIB), vmm)[0] == 500
+    assert refused(lambda client: client.resize(memory=64 * MIB), vmm)[0] == 500
+
+
+def test_memory_zones(vmm: Vmm, executable: str) -> None:
+    if "qemu_vmm" in executable:
+        pytest.skip("the stand-in does not emulate memory zones")
+    zone = {"id": "a", "size": 128 * MIB, "hotplug_size": 256 * MIB}
+    vmm.boot(memory={"size": 0, "hotplug_method": "VirtioMem", "zones": [zone]})
+    vmm.client.resize_zone("a", 256 * MIB)
+    (kept,) = vmm.client.info()["config"]["memory"]["zones"]
+    assert (kept["size"], kept["hotplugged_size"]) == (128 * MIB, 128 * MIB)
+    assert refused(lambda client: client.resize_zone("nosuch", 256 * MIB), vmm)[0] == 500
+    assert refused(lambda client: client.resize(memory=256 * MIB), vmm)[0] == 500
