@@ -60,10 +60,12 @@ def placed_on(
         raise AnsibleFilterError(str(error)) from error
 
 
-def demands(wanted: Iterable[compose.Entry], images: Iterable[compose.Entry]) -> list[dict[str, Any]]:
+def demands(
+    wanted: Iterable[compose.Entry], images: Iterable[compose.Entry], strict: bool = True
+) -> list[dict[str, Any]]:
     """Return the items of ch_placement's vms."""
     try:
-        return fleet.demands(wanted, images)
+        return fleet.demands(wanted, images, strict=strict)
     except MicrovmError as error:
         raise AnsibleFilterError(str(error)) from error
 

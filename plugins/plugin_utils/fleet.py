@@ -27,23 +27,33 @@ def placed_on(fleet: Iterable[Entry], host: str, placements: Mapping[str, str], 
     return [entry for entry in entries if placements.get(str(entry.get("name"))) == host]
 
 
-def demands(entries: Iterable[Entry], images: Iterable[Entry]) -> list[dict[str, Any]]:
-    """Return what ch_placement asks of each entry, with the modules' defaults filled in. Raises MicrovmError for a size.
+def demands(entries: Iterable[Entry], images: Iterable[Entry], *, strict: bool = True) -> list[dict[str, Any]]:
+    """Return what ch_placement asks of each entry, with the modules' defaults filled in.
 
     As in what a host promises, the memory is the most that the guest can have, the vCPUs are those that it can have, and
-    the disk space is that of all its disks grown to their full size.
+    the disk space is that of all its disks grown to their full size. An entry with a size that is none raises MicrovmError
+    where ``strict`` says so, and is left out otherwise.
     """
     image_sizes = {image["name"]: image.get("size") for image in images}
-    return [
-        {
-            "name": entry["name"],
-            "memory": str(_memory(entry)),
-            "vcpus": (entry.get("cpus") or {}).get("max") or (entry.get("cpus") or {}).get("boot") or 1,
-            "disk": str(_disk(entry, image_sizes.get(entry.get("image")))),
-            **{key: entry[key] for key in ("anti_affinity", "hosts") if entry.get(key) is not None},
-        }
-        for entry in entries
-    ]
+    found = []
+    for entry in entries:
+        try:
+            found.append(_demand(entry, image_sizes))
+        except MicrovmError as error:
+            if strict:
+                raise error.for_vm(str(entry["name"])) from None
+    return found
+
+
+def _demand(entry: Entry, image_sizes: Mapping[str, str | None]) -> dict[str, Any]:
+    cpus = entry.get("cpus") or {}
+    return {
+        "name": entry["name"],
+        "memory": str(_memory(entry)),
+        "vcpus": cpus.get("max") or cpus.get("boot") or 1,
+        "disk": str(_disk(entry, image_sizes.get(str(entry.get("image"))))),
+        **{key: entry[key] for key in ("anti_affinity", "hosts") if entry.get(key) is not None},
+    }
 
 
 def _memory(entry: Entry) -> int:
@@ -53,17 +63,14 @@ def _memory(entry: Entry) -> int:
     for part in (memory, *zones):
         sizes.append(("memory.hotplug_size", part.get("hotplug_size") or "0"))
     sizes += [("memory.zones.size", zone["size"]) for zone in zones]
-    return _total(entry, sizes)
+    return _total(sizes)
 
 
 def _disk(entry: Entry, image_size: str | None) -> int:
     root = (entry.get("root") or {}).get("size") or image_size or DEFAULT_SIZE
     data = entry.get("data") or ()
-    return _total(entry, [("root.size", root), *((f"data.{disk['name']}.size", disk["size"]) for disk in data)])
+    return _total([("root.size", root), *((f"data.{disk['name']}.size", disk["size"]) for disk in data)])
 
 
-def _total(entry: Entry, sizes: Iterable[tuple[str, str | int]]) -> int:
-    try:
-        return sum(parse_size(size, option=option) for option, size in sizes)
-    except MicrovmError as error:
-        raise error.for_vm(str(entry["name"])) from None
+def _total(sizes: Iterable[tuple[str, str | int]]) -> int:
+    return sum(parse_size(size, option=option) for option, size in sizes)

@@ -57,5 +57,7 @@ def test_the_defaults_of_the_modules_count() -> None:
 
 
 def test_a_size_that_is_none() -> None:
+    entries = [{"name": "a", "data": [{"name": "main", "size": "much"}]}, {"name": "b"}]
     with pytest.raises(MicrovmError, match=r"VM 'a', option 'data.main.size'"):
-        fleet.demands([{"name": "a", "data": [{"name": "main", "size": "much"}]}], [])
+        fleet.demands(entries, [])
+    assert [demand["name"] for demand in fleet.demands(entries, [], strict=False)] == ["b"]
