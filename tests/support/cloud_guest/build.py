@@ -143,6 +143,7 @@ def make_initrd(tree: Path, kernel: str) -> bytes:
         for name in ("bin", "dev", "proc", "root", "sys"):
             (content / name).mkdir()
         shutil.copy(tree / "usr/bin/busybox", content / "bin/busybox")
+        (content / "bin/sh").symlink_to("busybox")
         shutil.copy(HERE / "init", content / "init")
         (content / "init").chmod(0o755)
         return initramfs(content, modules_in_order(tree, kernel, ["virtio_pci", "virtio_blk", "ext4"]))
