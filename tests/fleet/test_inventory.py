@@ -22,7 +22,7 @@ RECORD = """- hosts: h1
         state: present
         payload: {kernel: pvh.elf}
         labels: {address: 10.213.0.2, image: tiny, tags: [blue]}
-        vmm: cloud-hypervisor
+        vmm: "{{ vm_defaults.vmm }}"
         state_dir: "{{ vm_state_dir }}"
         run_dir: "{{ vm_run_dir }}"
 """

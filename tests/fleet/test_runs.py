@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from playbook_runs import Hosts
+from playbook_runs import VMM, Hosts
 
 Vms = Callable[[int], list[dict[str, Any]]]
 BAD = {"name": "bad", "memory": {"size": "much"}}
@@ -44,3 +44,12 @@ def test_vms_after_a_batch_that_used_up_the_budget_are_left_alone(hosts: Hosts, 
     run = hosts.role("--check", vm_batch=2, vm_failure_budget=1)
     assert "'much' is not a size" in run.output
     assert "not begun" not in run.output
+
+
+def test_hosts_get_another_vmm_one_after_the_other(hosts: Hosts) -> None:
+    hosts.write({"a": {"host_vmm": {"src": str(VMM)}}, "b": {"host_vmm": {"src": str(VMM), "version": "53.0"}}})
+    run = hosts.run("microvm.cloud_hypervisor.update_vmm", "--check", guests="restart")
+    assert "A file needs its version as well" in " ".join(run.output.split())
+    assert run.recap.keys() == {"a"}
+    run = hosts.run("microvm.cloud_hypervisor.update_vmm", "--check", "--limit", "b", guests="restart")
+    assert run.returncode == 0, run.output

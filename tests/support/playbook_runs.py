@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# In check mode it is asked for its version, no more.
+VMM = Path(__file__).parent / "qemu_vmm/cloud-hypervisor"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -56,7 +59,7 @@ class Hosts:
             "vm_images": [image],
             "vm_defaults": {
                 "image": "tiny",
-                "vmm": "cloud-hypervisor",
+                "vmm": str(VMM),
                 "memory": {"size": "32MiB"},
                 "tap_prefix": "fleet",
             },
