@@ -33,9 +33,9 @@ class Property:
     ``option`` is None for a property that follows from another option, ``key`` is None for an option that the VMM is not
     told. ``since`` and ``until`` are the first and the last release that has it. ``default`` is the value that the VMM
     takes where nothing is said. ``own`` marks what the VMM fills in by itself, so that it counts only where it is asked
-    for. ``presence`` marks what counts for something where it is there and empty. ``implied`` marks what a release without it does of itself. ``aliases`` are other names for it in a VMM's answer.
-    ``encode`` makes the property's value of an option whose suboptions are not those of the property, and ``covers``
-    names the latter.
+    for. ``presence`` marks what counts for something where it is there and empty. ``implied`` marks what a release without it
+    does of itself. ``aliases`` are other names for it in a VMM's answer. ``encode`` makes the property's value of an option
+    whose suboptions are not those of the property, and ``covers`` names the latter.
     """
 
     option: str | None

@@ -73,6 +73,25 @@ EXAMPLES = r"""
         host_address: "{{ leased.vms.web.host_address }}"
         prefix: "{{ leased.vms.web.prefix }}"
 
+- name: Give it more while it runs, as far as that goes, and restart it only where it must be
+  microvm.cloud_hypervisor.ch_vm:
+    name: web
+    apply: restart
+    cpus: {boot: 4, max: 4}
+    memory: {size: 2GiB, hotplug_size: 4GiB}
+    payload:
+      kernel: /var/lib/microvm/images/vmlinuz
+      initramfs: /var/lib/microvm/images/initrd
+      cmdline: root=/dev/vda1 console=ttyS0
+    disks:
+      - id: root
+        path: /var/lib/microvm/vms/web/root.qcow2
+        backing_files: true
+        rate_limit: {bandwidth: 200MiB, ops: 5000}
+      - id: scratch
+        path: /var/lib/microvm/vms/web/scratch.raw
+        size: 20GiB
+
 - name: Run a VM and go on once its service answers
   microvm.cloud_hypervisor.ch_vm:
     name: web
@@ -109,6 +128,8 @@ vms:
   description:
     - What each VM is, by its name. RV(ignore:state) is V(running), V(paused), V(created), V(stopped) or V(absent).
     - C(ready_after) has, for each thing that was waited for, after how many seconds it was there.
+    - C(restart_required) is whether the VM runs otherwise than it is asked to, and C(restart_reasons) say in what, and why
+      that has not been changed while it runs.
     - C(stopped_by) is what ended a VM that was stopped, V(power_button), V(vm_shutdown), V(vmm_shutdown), V(term) or
       V(kill), and null where nothing was stopped.
     - C(user) is whom the VMM runs as, null for root. C(enabled) is whether the VM comes back with the host, null where
