@@ -19,7 +19,7 @@ from .errors import CommandFailed, MicrovmError
 from .files import locked_directory
 from .firewall_conflicts import refuse_conflicts
 from .firewall_elements import Element, changes, exactly, listed, of_uplinks, of_vm, shown
-from .firewall_host import foreign_drops, legacy_drops, taken_ports, uplinks
+from .firewall_host import foreign_drops, forget_connections, legacy_drops, taken_ports, uplinks
 from .firewall_policy import canonical, parse
 from .firewall_sets import ARP_FAMILY, FAMILY, TABLE
 from .names import check_vm_name
@@ -87,6 +87,7 @@ def ensure(
             record = store.Record(wanted, ways_out, uplink or recorded.uplink)
             anew = not live.intact or ways_out != recorded.uplinks
             store.write(directory, record, after, whole=anew, runner=runner)
+            forget_connections(runner, sorted(_addresses(asked, recorded.vms) - _addresses(asked, wanted)))
     outcomes: dict[str, Outcome | MicrovmError] = {
         name: errors[name]
         if name in errors
@@ -148,6 +149,11 @@ def _ways_out(runner: Runner, uplink: str | None, recorded: store.Record) -> lis
     if uplink is None and recorded.uplink is not None:
         return [recorded.uplink]
     return uplinks(runner, uplink, recorded.uplinks)
+
+
+def _addresses(names: Iterable[str], vms: Vms) -> set[str]:
+    """Return the addresses of those of these VMs that are among ``vms``."""
+    return {vms[name][key] for name in names if name in vms for key in ("address", "address6") if key in vms[name]}
 
 
 def _by_vm(names: Iterable[str], vms: Vms) -> dict[str, set[Element]]:

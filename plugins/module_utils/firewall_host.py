@@ -81,6 +81,22 @@ def _listening(text: str) -> list[tuple[str, str | None, int]]:
     return found
 
 
+def forget_connections(runner: Runner, addresses: Iterable[str]) -> None:
+    """Have the kernel forget the connections of these addresses, which would go on with whoever gets the address next.
+
+    They are those that a VM began, and those that came to it through a forward. Without the command conntrack they end by
+    themselves, as late as the protocol has it.
+    """
+    for address in addresses:
+        family = "ipv6" if ":" in address else "ipv4"
+        for side in ("--orig-src", "--reply-src"):
+            try:
+                # It fails where there are none.
+                runner.run(["conntrack", "--delete", "--family", family, side, address], check=False)
+            except CommandFailed:
+                return
+
+
 # ---- Other tables ----
 
 # The hooks that what a VM sends and gets passes, and where a verdict to drop is the last word (nft(8), CHAINS).

@@ -18,7 +18,8 @@ description:
     change in one transaction, which the kernel is asked beforehand whether it could do. What is missing or was changed by hand
     is put right by the next run that is about the VM; a run that is about all of the host's VMs, as the role's is, also removes
     what no VM has asked for.
-  - Connections that were let in or out before a change go on after it.
+  - Connections that were let in or out before a change go on after it; those of a VM that is removed, or has another address
+    then, are forgotten where the host has the command C(conntrack).
   - The ruleset is also written to C(nftables/cloud_hypervisor.nft) in O(state_dir), for C(nftables.service) to load at the
     host's next boot; R(microvm.cloud_hypervisor.host, ansible_collections.microvm.cloud_hypervisor.host_role) has it do so.
 author:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from lab import Lab
-from packets import IP_CLASS, UDP, Raw
+from packets import IP_CLASS, UDP, Case, Raw, Seen, observe, row
 from world import ADDRESSES, GATEWAYS, VMS
 
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import (
@@ -293,6 +293,19 @@ def test_counters(host: Host, lab: Lab) -> None:
     host.nft("delete", *ELEMENTS, "taps", "{ chtap10 }")
     told = gather(["ten"], state_dir=host.state_dir, runner=lab.runner)
     assert told["ten"].facts["state"] == "broken"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_connection_does_not_go_on_with_who_gets_the_address_next(host: Host, lab: Lab, version: int) -> None:
+    host.done(ONE)
+    (case,) = row("", "out", "host", "udp 8000", "one", at=("one", 90), versions=(version,), answered=True)
+    assert observe(lab, [case]) == [step.seen for step in case.steps]
+    # It has gone on while it could.
+    assert observe(lab, [Case("", case.steps[:1])]) == [case.steps[0].seen]
+    host.done(*absent(ONE))
+    other = {key: value for key, value in ONE.items() if key not in ("forwards", "host_services")}
+    host.done({**other, "name": "other"})
+    assert observe(lab, [Case("", case.steps[:1])]) == [frozenset({Seen("host")})]
 
 
 # ---- What is refused: before anything changes ----
