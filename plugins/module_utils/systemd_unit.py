@@ -158,7 +158,9 @@ class SystemdUnit:
         self.forget()
         if self._dropins.exists():
             shutil.rmtree(self._dropins)
-            self._systemctl("daemon-reload")
+            # systemd forgets a unit that is stopped by itself, unless it has begun with it as one that comes back.
+            if self._systemctl("list-units", "--all", "--plain", "--no-legend", self.name).strip():
+                self._systemctl("daemon-reload")
 
     def _systemctl(self, *arguments: str) -> str:
         return self._runner.run(["systemctl", *arguments]).stdout
