@@ -33,7 +33,7 @@ def test_from_nothing_to_running_and_back(node: Node) -> None:
     left = "ls -d /var/lib/microvm/vms/* /run/microvm/* /etc/systemd/system/*microvm@web* /sys/class/net/hotap-1"
     assert node.ssh(left, check=False).stdout == ""
     assert node.ssh("getent passwd vm-web", check=False).stdout == ""
-    assert node.ssh("ls /etc/systemd/system/multi-user.target.wants | grep microvm", check=False).stdout == ""
+    assert node.ssh("ls /etc/systemd/system/multi-user.target.wants | grep microvm@", check=False).stdout == ""
 
 
 def test_systemd_alone_starts_and_stops_a_vm(node: Node) -> None:
