@@ -17,7 +17,7 @@ from ..module_utils.vm_config import DEFAULT_GRACE
 Json = dict[str, Any]
 
 SERVICE_UNIT = "microvm-service.service"
-# What a guest needs to power off beside stopping the service: 1.3 to 4 s in the scenario cloudinit, emulated.
+# What a guest needs to power off beside stopping the service: 2 s emulated, and 7 s where its machine is busy (molecule).
 UNMOUNT_SECONDS = 10
 # Not "LABEL=": cloud-init's documentation of mounts says that it skips what is no block device. A service disk holds no
 # modes, and keys; root, whom the service runs as, can read and execute all of it, and nobody else anything.
