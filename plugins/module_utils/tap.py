@@ -30,13 +30,16 @@ _IFF_TAP, _IFF_MULTI_QUEUE, _IFF_VNET_HDR = 0x0002, 0x0100, 0x4000
 class Tap:
     """A TAP by its name, the host's addresses on it with their prefixes, and the user id that may open it.
 
-    ``multi_queue``: a NIC with more than two queues opens it once for each pair.
+    ``multi_queue``: a NIC with more than two queues opens it once for each pair. ``mtu`` and ``mac`` are None where they do
+    not matter; a VMM without capabilities cannot set them, and tells its guest the MTU that it finds.
     """
 
     name: str
     addresses: tuple[str, ...] = ()
     owner: int | None = None
     multi_queue: bool = False
+    mtu: int | None = None
+    mac: str | None = None
 
 
 def check_name(name: str) -> str:
@@ -78,6 +81,7 @@ def missing(runner: Runner, tap: Tap) -> list[str]:
         return [f"made the TAP {tap.name} anew"]
     shown = _shown(runner, tap.name)
     steps = [f"gave {tap.name} the address {address}" for address in _missing_addresses(shown, tap)]
+    steps += [f"gave {tap.name} the {what} {value}" for what, value in _missing_settings(shown, tap).items()]
     if "UP" not in shown["flags"]:
         steps.append(f"set {tap.name} up")
     return steps
@@ -110,6 +114,12 @@ def _missing_addresses(shown: Mapping[str, Any], tap: Tap) -> list[str]:
     return [address for address in tap.addresses if ip_interface(address) not in there]
 
 
+def _missing_settings(shown: Mapping[str, Any], tap: Tap) -> dict[str, str]:
+    """Return what ip-link(8) is to set, by its own names."""
+    wanted = {"mtu": tap.mtu, "address": tap.mac}
+    return {what: str(value) for what, value in wanted.items() if value is not None and shown.get(what) != value}
+
+
 def _owner(name: str) -> int:
     """Return the user id that may open a TAP, -1 for root alone."""
     try:
@@ -133,7 +143,10 @@ def ensure(runner: Runner, tap: Tap) -> bool:
         argv += ["multi_queue"] if tap.multi_queue else []
         runner.run(argv if tap.owner is None else [*argv, "user", str(tap.owner)])
     try:
-        for address in _missing_addresses(_shown(runner, tap.name), tap):
+        shown = _shown(runner, tap.name)
+        for what, value in _missing_settings(shown, tap).items():
+            runner.run(["ip", "link", "set", "dev", tap.name, what, value])
+        for address in _missing_addresses(shown, tap):
             # A duplicate of an address on a link with one other host, which is ours, need not be looked for.
             nodad = ["nodad"] if ip_interface(address).version == 6 else []
             runner.run(["ip", "address", "add", address, "dev", tap.name, *nodad])

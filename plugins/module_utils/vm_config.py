@@ -147,6 +147,7 @@ def _complete_disk(disk: dict[str, Any], options: Mapping[str, Any]) -> None:
 
 
 def _tap(net: dict[str, Any], options: Mapping[str, Any]) -> Tap | None:
+    """Return the NIC's TAP, and leave to it what the VMM would need a capability for (net_util/src/open_tap.rs)."""
     if ("tap" in net) == ("vhost_socket" in net):
         raise MicrovmError(f"the NIC {net['id']} takes either a tap or a vhost_socket", option="nets.tap")
     if "vhost_socket" in net:
@@ -162,7 +163,13 @@ def _tap(net: dict[str, Any], options: Mapping[str, Any]) -> Tap | None:
                 raise MicrovmError(
                     f"{text!r} is not an address with a prefix; give {address} and {prefix}", option=f"nets.{address}"
                 ) from error
-    return Tap(check_name(net["tap"]), tuple(addresses), multi_queue=net.get("num_queues", 2) > 2)
+    return Tap(
+        check_name(net["tap"]),
+        tuple(addresses),
+        multi_queue=net.get("num_queues", 2) > 2,
+        mtu=net.pop("mtu", None),
+        mac=net.pop("host_mac", None),
+    )
 
 
 def _port(port: dict[str, Any], default: str, paths: Paths, *, option: str) -> dict[str, Any]:

@@ -183,7 +183,14 @@ NET = (
     Property("host_address6", None, "str", "The host's IPv6 address on the TAP.", added=FIRST_RELEASE),
     Property("prefix6", None, "int", "The length of its prefix.", added=FIRST_RELEASE),
     Property("host_mac", "host_mac", "mac", "The host's MAC on the TAP.", own=True),
-    Property("mtu", "mtu", "int", "The MTU, at least 1280.", least=1280, most=0xFFFF),
+    Property(
+        "mtu",
+        "mtu",
+        "int",
+        "The MTU of guest and TAP, at least 1280. A guest that runs learns of another when it boots.",
+        least=1280,
+        most=0xFFFF,
+    ),
     Property(
         "num_queues",
         "num_queues",

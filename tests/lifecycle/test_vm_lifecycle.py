@@ -160,6 +160,16 @@ def test_a_tap_keeps_its_address_and_is_repaired(host: Host) -> None:
     assert not host.ensure("web", nets=nets).changed
 
 
+def test_a_tap_has_the_mtu_and_the_mac_that_the_vmm_may_not_set(host: Host) -> None:
+    host.taps = ["lctap-4"]
+    host.ensure("web", nets=[{"tap": "lctap-4", "mtu": 1400, "host_mac": "02:63:00:00:00:aa"}])
+    (shown,) = json.loads(RUNNER.run(["ip", "-json", "link", "show", "dev", "lctap-4"]).stdout)
+    assert (shown["mtu"], shown["address"]) == (1400, "02:63:00:00:00:aa")
+    bigger = [{"tap": "lctap-4", "mtu": 1500}]
+    assert host.ensure("web", nets=bigger).actions == ("recorded what is asked", "gave lctap-4 the mtu 1500")
+    assert not host.ensure("web", nets=bigger).changed
+
+
 def test_an_interface_that_is_no_tap_is_refused(host: Host) -> None:
     with pytest.raises(MicrovmError, match="VM was not started.*'lo' is there and is no TAP"):
         host.ensure("web", nets=[{"tap": "lo"}])

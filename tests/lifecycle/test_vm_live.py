@@ -15,6 +15,7 @@ from vm_host import RUNNER, Host
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import tap, vm_live
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.vm_state import Vm
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.vmm_api import VmmClient
 
 MIB = 1 << 20
 
@@ -329,3 +330,27 @@ def test_a_release_that_lacks_something_is_named_before_anything_is_made(host: H
             host.ensure("web", vmm=str(old), **options)
     assert not any(host.run_dir.glob("*"))
     assert Vm.of("web", state_dir=host.state_dir, run_dir=host.run_dir, runner=RUNNER).supervisor.pid() is None
+
+
+def test_a_vmm_that_is_older_than_its_binary_is_restarted_for_what_it_lacks(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.ensure("web", cpus={"max": 2})
+    told = VmmClient.ping
+    monkeypatch.setattr(VmmClient, "ping", lambda client: {**told(client), "version": "49.0.0"})
+    asked: dict[str, Any] = {"cpus": {"boot": 2, "max": 2, "nested": False}}
+    reasons = host.ensure("web", **asked).facts["restart_reasons"]
+    lacking = "option 'cpus.nested': needs Cloud Hypervisor v50.0 or later, and this is v49.0"
+    assert reasons == [f"cpus.boot is 1, not 2: {lacking}", "cpus.nested is True, not False"]
+    monkeypatch.undo()
+    assert host.ensure("web", **asked).actions == ("set cpus.boot to 2",)
+
+
+def test_a_vm_that_was_created_and_not_booted_is_made_anew(host: Host) -> None:
+    host.ensure("web", cpus={"max": 2})
+    client = Vm.of("web", state_dir=host.state_dir, run_dir=host.run_dir, runner=RUNNER).client()
+    client.act("shutdown")
+    assert host.info("web")["state"] == "created"
+    done = host.ensure("web", cpus={"boot": 2, "max": 2})
+    assert done.actions == ("recorded what is asked", "stop", "start", "boot")
+    assert host.info("web")["config"]["cpus"]["boot_vcpus"] == 2

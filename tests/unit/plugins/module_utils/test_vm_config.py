@@ -85,12 +85,15 @@ def test_what_the_vmm_is_not_told() -> None:
         disks=[{"id": "data", "path": "/a", "size": "2GiB"}],
         nets=[
             {"tap": "t0", "host_address": "10.0.0.1", "prefix": 30, "host_address6": "fd00::1", "prefix6": 64},
-            {"tap": "t1", "num_queues": 4},
+            {"tap": "t1", "num_queues": 4, "mtu": 9000, "host_mac": "02:00:00:00:00:AA"},
         ],
         cpus={"boot": 2},
     )
     assert spec.sizes == {"data": 2 << 30}
-    assert spec.taps == (Tap("t0", ("10.0.0.1/30", "fd00::1/64")), Tap("t1", multi_queue=True))
+    assert spec.taps == (
+        Tap("t0", ("10.0.0.1/30", "fd00::1/64")),
+        Tap("t1", multi_queue=True, mtu=9000, mac="02:00:00:00:00:aa"),
+    )
     assert spec.config["net"] == [{"tap": "t0", "id": "net0"}, {"tap": "t1", "num_queues": 4, "id": "net1"}]
     assert "size" not in spec.config["disks"][0]
 
