@@ -39,5 +39,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments))
     except MicrovmError as error:
-        print(f"microvm: {error}", file=sys.stderr)
+        sys.stderr.write(f"microvm: {error}\n")
         return 1

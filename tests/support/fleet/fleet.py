@@ -139,16 +139,15 @@ def make_network(hosts: list[str]) -> None:
 
 
 def make_devices(home: Path, root: Path) -> list[tuple[str, str]]:
-    """Make the host's devices, with the modes that udev gives them on a host, and return their names there."""
+    """Make the host's devices, with the modes that udev gives them, and return their names here and on the host."""
     run("chroot", str(root), "groupadd", "--force", "--system", "kvm")  # on a host, udev's package makes it
     groups = dict(line.split(":")[0:3:2] for line in (root / "etc/group").read_text().splitlines())
-    wanted = (("kvm", "kvm", os.makedev(10, 232), 0o660, "kvm"), ("tun", "net/tun", os.makedev(10, 200), 0o666, "root"))
-    for name, _device, number, mode, group in wanted:
+    for name, number, mode, group in (("kvm", 232, 0o660, "kvm"), ("tun", 200, 0o666, "root")):
         (home / name).unlink(missing_ok=True)
-        os.mknod(home / name, stat.S_IFCHR, number)
+        os.mknod(home / name, stat.S_IFCHR, os.makedev(10, number))
         os.chown(home / name, 0, int(groups[group]))
         (home / name).chmod(mode)
-    return [(name, device) for name, device, *_rest in wanted]
+    return [("kvm", "kvm"), ("tun", "net/tun")]
 
 
 def start(directory: Path, tree: Path, host: str, show: list[str]) -> None:
