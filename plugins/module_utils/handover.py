@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from . import tap
@@ -78,10 +78,7 @@ def make_room(runner: Runner, journal: Journal, taps: tuple[Tap, ...]) -> None:
         aside = journal.taps[wanted.name]
         runner.run(["ip", "link", "set", "dev", wanted.name, "down"])
         runner.run(["ip", "link", "set", "dev", wanted.name, "name", aside])
-        tap.ensure(runner, wanted)
-        # The guest knows its gateway by this address.
-        mac = (_SYS / aside / "address").read_text().strip()
-        runner.run(["ip", "link", "set", "dev", wanted.name, "address", mac])
+        tap.ensure(runner, replace(wanted, mac=(_SYS / aside / "address").read_text().strip()))
 
 
 def finish(runner: Runner, journal: Journal) -> None:

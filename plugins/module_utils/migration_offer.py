@@ -53,6 +53,7 @@ def make(paths: Paths, record: Mapping[str, Any], config: Mapping[str, Any], ver
         "name": paths.name,
         "record": {"options": record["options"], "config": record["config"]},
         "vmm_version": version,
+        "net": [{key: net.get(key) for key in ("tap", "host_mac")} for net in config.get("net") or ()],
         "copied": copied,
         "shared": shared,
         "files": {path: Path(path).stat().st_size for path in sorted(backing | payload)},

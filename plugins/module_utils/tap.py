@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,15 @@ class Tap:
     multi_queue: bool = False
     mtu: int | None = None
     mac: str | None = None
+
+
+def with_macs(taps: Iterable[Tap], config: Mapping[str, Any]) -> tuple[Tap, ...]:
+    """Return TAPs with the MACs that a VMM's configuration has for the host's side (NetConfig, ``host_mac``).
+
+    A VMM that takes a guest over sets them, which one without capabilities can do only where they are set already.
+    """
+    macs = {net.get("tap"): net.get("host_mac") for net in config.get("net") or ()}
+    return tuple(replace(tap, mac=macs.get(tap.name)) for tap in taps)
 
 
 def check_name(name: str) -> str:

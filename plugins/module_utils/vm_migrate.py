@@ -11,6 +11,7 @@ other one. Where one fails, ``abandoned`` there and ``stayed`` here make it as i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,4 +51,8 @@ def ensure(
         unit=options.get("unit"),
     )
     with locked_directory(vm.paths.state, make=state == "ready" and not check_mode, mode=0o700):
-        return STEPS[state](vm, item, check_mode=check_mode)
+        try:
+            return STEPS[state](vm, item, check_mode=check_mode)
+        finally:
+            with suppress(OSError):  # it is somebody's
+                vm.paths.state.rmdir()

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from . import (
     migration_channel,
     migration_offer,
+    tap,
     vm_config,
     vm_facts,
     vm_lifecycle,
@@ -43,6 +45,7 @@ def make_ready(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
     if vm_moving.read(paths) is None and vm_record.read(paths) is not None:
         raise MicrovmError("a VM of this name is on this host already", option="name")
     spec = vm_config.parse(offered["record"]["options"], paths)
+    spec = replace(spec, taps=tap.with_macs(spec.taps, offered))
     migration_offer.check(offered, paths, vm.runner, spec.vmm)
     if check_mode:
         return Outcome(changed=True, facts=facts, actions=("made ready for the guest",))
@@ -80,7 +83,9 @@ def arrive(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
     move = vm_moving.read(vm.paths)
     record = vm_record.read(vm.paths)
     if record is None or not vm_migration.arrived(vm.paths.api_socket, lambda: vm.supervisor.pid() is not None):
-        raise MicrovmError("the guest has not arrived", option="name")
+        raise MicrovmError(
+            f"the guest has not arrived; the VMM that waited: {vm.supervisor.last_words()}", option="name"
+        )
     spec = vm_config.parse(record["options"], vm.paths)
     if move is not None:
         offered = item.get("offer") or {}

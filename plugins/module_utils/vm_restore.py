@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from . import (
     snapshot_disks,
     snapshot_memory,
     snapshot_store,
+    tap,
     vm_config,
     vm_moving,
     vm_record,
@@ -124,7 +126,7 @@ def _run(vm: Vm, spec: Spec, snapshot: Snapshot, *, memory: bool) -> None:
         vm.client().act("resume")
 
     try:
-        vm_start.start(vm, spec, fill)
+        vm_start.start(vm, replace(spec, taps=tap.with_macs(spec.taps, snapshot.manifest["config"])), fill)
         if wait_for_end(vm.supervisor, 0.2):
             raise MicrovmError("the VMM ended right after it resumed the guest")
     except MicrovmError as error:

@@ -80,10 +80,9 @@ def _configure(name: str, net: dict[str, Any], *, exists: bool) -> None:
         try:
             if not exists and "ip" in net:
                 _set_address(name, net["ip"], net["mask"])
-            if "host_mac" in net:
+            mac = ask(SIOCGIFHWADDR)[18:24]
+            if net.setdefault("host_mac", mac.hex(":")) != mac.hex(":"):
                 ask(SIOCSIFHWADDR, struct.pack("=H6s", ARPHRD_ETHER, bytes.fromhex(net["host_mac"].replace(":", ""))))
-            else:
-                net["host_mac"] = ask(SIOCGIFHWADDR)[18:24].hex(":")
             if "mtu" in net:
                 ask(SIOCSIFMTU, struct.pack("=i", net["mtu"]))
             (flags,) = struct.unpack_from("=H", ask(SIOCGIFFLAGS), 16)
