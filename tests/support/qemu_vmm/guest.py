@@ -89,8 +89,13 @@ class Guest:
         saved: Json | None = None,
         *,
         lock_disks: bool = True,
+        vsock: str | None = None,
     ) -> None:
-        """Boot, or with ``saved``, what ``state`` returned of another, wait for its stream."""
+        """Boot, or with ``saved``, what ``state`` returned of another, wait for its stream.
+
+        ``vsock`` is where the program listens that has the vsock device, if one has.
+        """
+        self._vsock = vsock
         self.config = config
         self._saved = saved
         self._lock_disks = lock_disks
@@ -214,8 +219,13 @@ class Guest:
         argv += ["-object", f"rng-random,id=entropy,filename={_escaped(rng['src'])}"]
         argv += ["-device", f"virtio-rng-pci,rng=entropy,{self._place(rng.get('id', '__rng'))}"]
         if "vsock" in config:
-            # There is no vhost-vsock without the host's kernel module: the guest gets no such device.
-            self.add_vsock(config["vsock"])
+            if self._vsock is None:
+                self.add_vsock(config["vsock"])
+            else:
+                name = self._name("vsock", config["vsock"]).name
+                argv += ["-object", f"memory-backend-memfd,id=shared,size={self._boot_memory}B,share=on"]
+                argv += ["-machine", "memory-backend=shared", "-chardev", f"socket,id=vsock,path={self._vsock}"]
+                argv += ["-device", f"vhost-user-vsock-pci,chardev=vsock,{self._place(name)}"]
         if "balloon" in config:
             balloon = config["balloon"]
             options = f"deflate-on-oom={_on(balloon['deflate_on_oom'])},free-page-reporting="

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from . import config as model
-from . import guest_migration, migration
+from . import guest_migration, migration, vsock
 from .console import Console
 from .errors import Refused, not_emulated, os_error
 from .events import Events
@@ -47,7 +47,7 @@ class Vmm:
         # What vm.info answers while the VM is on its way to another VMM.
         self._migrating: Json | None = None
         self._consoles: dict[str, Console] = {}
-        self._vsock: socket.socket | None = None
+        self._vsock: socket.socket | vsock.Device | None = None
         events.emit("vmm", "starting")
 
     # ---- The main thread's loop ----
@@ -144,7 +144,12 @@ class Vmm:
                 raise not_emulated(f"'{name}'")
         self._open_consoles()
         self._listen_vsock()
-        self.guest = Guest(self.config, self._consoles, self._guest_ended)
+        control = None
+        if self._vsock is not None and vsock.emulated(self.config):
+            self._stop_listening()
+            self._vsock = vsock.Device(self.config["vsock"])
+            control = vsock.control(self.config["vsock"])
+        self.guest = Guest(self.config, self._consoles, self._guest_ended, vsock=control)
         self.paused = False
 
     def _listen_vsock(self) -> None:

@@ -40,6 +40,7 @@ MODULES = [
     "ext4",
     "button",
     "evdev",
+    "vmw_vsock_virtio_transport",
 ]
 ROOT_SIZE = 8 << 20
 
