@@ -14,10 +14,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import command_receive, command_unit
+from . import command_guest, command_host, command_receive, command_unit
 from .errors import MicrovmError
 
-COMMANDS = (*command_unit.COMMANDS, *command_receive.COMMANDS)
+COMMANDS = (
+    *command_unit.COMMANDS,
+    *command_receive.COMMANDS,
+    *command_guest.COMMANDS,
+    *command_host.COMMANDS,
+)
 
 
 def parser() -> argparse.ArgumentParser:
