@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from . import vm_life, vm_user
+from . import cgroup_usage, vm_life, vm_user
 from .bulk import Outcome
 from .errors import MicrovmError
 from .names import check_vm_name
@@ -86,6 +86,8 @@ def gather(item: Mapping[str, Any], *, state_dir: Path, run_dir: Path, runner: R
         "uptime": _uptime(now.pid),
         "config": now.info.get("config") or (now.record or {}).get("config"),
         "counters": dict(counters),
+        "memory_actual_size": now.info.get("memory_actual_size"),
+        "cgroup": {} if now.pid is None else cgroup_usage.of_unit(now.pid, f"@{vm.paths.name}.service"),
     }
     return Outcome(changed=False, facts=facts)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from . import (
+    log_rotation,
     tap,
     vm_config,
     vm_facts,
@@ -247,7 +248,7 @@ def remove(vm: Vm, record: Mapping[str, Any] | None) -> None:
     for name in vm_record.taps(record or {}):
         tap.remove(vm.runner, name)
     vm_unit.remove(vm, (record or {}).get("config", {}))
-    vm.paths.serial_log.unlink(missing_ok=True)
+    log_rotation.remove(vm.paths.serial_log)
     vm.paths.life.unlink(missing_ok=True)
     vm.paths.record.unlink(missing_ok=True)
     with suppress(OSError):  # there are disks

@@ -49,6 +49,8 @@ RETURN = r"""
 vms:
   description:
     - What each VM is, by its name; what M(microvm.cloud_hypervisor.ch_vm) returns and some more.
+    - C(memory_actual_size) is the guest's memory in bytes, without what the balloon holds.
+    - C(cgroup) is what the host counts for the VM's unit, C(memory_bytes) and C(cpu_seconds); it is empty without a unit.
     - C(vmm_died) is true where a VMM has ended without having been stopped. C(uptime) is in seconds.
   returned: always
   type: dict
@@ -76,6 +78,8 @@ vms:
       labels: {}
       config: {}
       counters: {}
+      memory_actual_size: 536870912
+      cgroup: {memory_bytes: 151248896, cpu_seconds: 12.5}
 host:
   description:
     - What the host has, and what of it is promised to the VMs on record, whether they run or not. Sizes are in bytes.
