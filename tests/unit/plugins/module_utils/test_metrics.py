@@ -9,11 +9,9 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-import pytest
+from prometheus_client import parser
 
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import metrics
-
-parser = pytest.importorskip("prometheus_client.parser")
 
 WEB = {
     "state": "running",
