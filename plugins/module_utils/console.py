@@ -14,7 +14,6 @@ import os
 import re
 import select
 import signal
-import sys
 import termios
 import time
 import tty
@@ -89,7 +88,7 @@ def raw_terminal(descriptor: int) -> Iterator[None]:
     before = termios.tcgetattr(descriptor)
 
     def end(number: int, _frame: FrameType | None) -> None:
-        sys.exit(128 + number)
+        raise SystemExit(128 + number)
 
     handlers = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
     try:
