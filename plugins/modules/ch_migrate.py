@@ -10,7 +10,7 @@ module: ch_migrate
 short_description: Do one step of the live migration of VMs to another host
 version_added: 0.2.0
 description:
-  - The role P(microvm.cloud_hypervisor.migrate#role) puts the steps together, with the lease and the firewall rules that go with a VM. This module
+  - The role P(microvm.cloud_hypervisor.vm#role) puts the steps together (its entry point C(migrate)), with the lease and the rules that go with a VM. This module
     is for it, and for those who build their own.
   - The memory, and the disks that lie in the VM's own directory, go over ssh, with a key that is made for the one migration and can run
     nothing but C(microvm receive NAME) on the other host. The memory is copied while the guest runs. Where disks are copied, the
