@@ -11,18 +11,18 @@ from conftest import Node
 
 
 def test_a_guest_that_spins_gets_its_share_of_a_cpu_and_no_more(node: Node) -> None:
-    node.vm("web", limits={"cpu_quota": "20%"})
+    pid = node.vm("web")["pid"]
+    # So little that even a busy machine would give more. It counts at once, without a restart.
+    assert node.vm("web", limits={"cpu_quota": "5%"})["pid"] == pid
 
     def counted(name: str) -> int:
         lines = node.out(f"cat {node.cgroup('web', 'cpu')}/cpu.stat").splitlines()
         return int(dict(line.split() for line in lines)[name])
 
     before = counted("nr_throttled")
-    node.until(lambda: counted("nr_throttled") > before + 10)
-    # The same VM, and the limit is another at once.
-    node.vm("web", limits={"cpu_quota": "70%"})
+    node.until(lambda: counted("nr_throttled") > before + 5)
+    assert node.vm("web", limits={"cpu_quota": "70%"})["pid"] == pid
     assert node.out(f"cat {node.cgroup('web', 'cpu')}/cpu.cfs_quota_us") == "70000"
-    assert node.info("web")["uptime"] is not None
 
 
 def test_a_vm_that_uses_more_memory_than_it_may_is_killed(node: Node) -> None:
