@@ -193,7 +193,7 @@ def _commands(verb: str, rows: Iterable[Element]) -> list[Json]:
 
 
 def _limit(key: Parts, value: Parts | None) -> Json:
-    (rate, _), (per, _), (burst, _) = value or ()
+    rate, per, burst = (first for first, _last in value or ())
     # "inv" makes it match what is over the limit.
     settings = {"rate": rate, "per": per, "burst": burst, "inv": True}
     return {"family": FAMILY, "table": TABLE, "name": key[0][0], **settings}

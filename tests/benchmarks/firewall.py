@@ -164,7 +164,7 @@ def nothing(_lab: Lab, _count: int, _state_dir: Path) -> tuple[Change, Change]:
 def milliseconds_to_add(remove: Change, add: Change) -> float:
     """Return the median over some rounds."""
     taken = []
-    for _ in range(ROUNDS):
+    for _time in range(ROUNDS):
         remove()
         start = time.perf_counter()
         add()
@@ -187,11 +187,11 @@ def packets_per_second(lab: Lab, count: int, *, known: bool) -> float:
         lab.send("up0", bytes(back))
         assert any(place == last["tap"] for place, _ in lab.received()), "the answer did not come out"
     rates = []
-    for _ in range(ROUNDS):
+    for _time in range(ROUNDS):
         through = 0
         start = time.perf_counter()
-        for _ in range(PACKETS // 250):
-            for _ in range(250):
+        for _time in range(PACKETS // 250):
+            for _time in range(250):
                 lab.send(last["tap"], frame)
             through += sum(1 for _ in lab.received())
         rates.append(through / (time.perf_counter() - start))

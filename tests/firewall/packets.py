@@ -87,7 +87,7 @@ def step(
 
 
 def _body(version: int, what: str, sport: int, tag: bytes) -> Packet:
-    kind, _, port = what.partition(" ")
+    kind, _space, port = what.partition(" ")
     if kind == "udp":
         return UDP(sport=sport, dport=int(port)) / Raw(tag)
     if kind == "icmp":
@@ -130,7 +130,7 @@ def row(
         case = Case(f"IPv{version}, {what}: {why}", [step(sender, version, body, tag, there, mac=mac, **addresses)])
         if answered:
             assert there is not None and seen is not None
-            _, tag = new_tag()
+            tag = new_tag()[1]
             back = (TCP(flags="SA") if what.startswith("tcp") else UDP()) / Raw(tag)
             back.sport, back.dport = (there.port or port), sport
             came_from = (

@@ -129,9 +129,9 @@ def rate_rows() -> Iterator[Case]:
     """Yield connections of which too many begin: the family that comes first has them."""
     for version in (4, 6):
         passes = version == 4
-        for _ in range(3):
+        for _time in range(3):
             yield from row("what is dropped anyway does not count", "out", "slow", versions=(version,))
-        for _ in range(2):
+        for _time in range(2):
             yield from row(
                 "so many begin", "slow", "out", "udp 7000", "out" if passes else None, as_host=True, versions=(version,)
             )
@@ -160,7 +160,7 @@ def related_rows() -> Iterator[Case]:
                 "one", version, UDP(sport=sport, dport=7000) / Raw(tag), tag, Seen("up0", host, out, 7000),
                 source=own, target=out, mac=None,
             )  # fmt: skip
-            _, tag = new_tag()
+            tag = new_tag()[1]
             quoted = IP_CLASS[version](src=host, dst=out) / UDP(sport=sport if known else 9, dport=7000) / Raw(tag)
             error = ICMP(type=3, code=3) if version == 4 else ICMPv6DestUnreach(code=4)
             there = Seen(LINKS["one"], out, own) if known else Seen("host")
@@ -204,7 +204,7 @@ def link_rows() -> Iterator[Case]:
         yield Case(f"ARP: {why}", [Step(sender, [bytes(frame)], 0x0806, b"", answer)])
 
     def said(why: str, source: str, body: Packet, passes: bool, target: str = gateway[6], **frame: Any) -> Case:
-        _, tag = new_tag()
+        tag = new_tag()[1]
         seen = Seen("host") if passes else None
         made = step(
             "one", 6, body / _option(tag), tag, seen, source=source, target=target, mac=frame.get("mac"), hlim=255
@@ -222,18 +222,18 @@ def link_rows() -> Iterator[Case]:
     yield said("a router on the link", "fe80::1", ICMPv6ND_RA(), False)
     yield said("a router redirects", own[6], ICMPv6ND_Redirect(), False)
     yield said("a listener on the link, which counts for nothing", "fe80::1", ICMPv6MLReport(), False)
-    _, tag = new_tag()
+    tag = new_tag()[1]
     lookalike = TCP(sport=67, dport=7000) / Raw(tag)
     seen = Seen("up0", ADDRESSES["host"][4], ADDRESSES["out"][4], 7000)
     made = step("one", 4, lookalike, tag, seen, source=own[4], target=ADDRESSES["out"][4], mac=None)
     yield Case("IPv4: no DHCP server, whose port is of another protocol", [made])
-    _, tag = new_tag()
+    tag = new_tag()[1]
     redirect = ICMP(type=5, gw=own[4]) / IP(src=gateway[4], dst=ADDRESSES["out"][4]) / UDP() / Raw(tag)
     yield Case(
         "IPv4: a router redirects", [step("one", 4, redirect, tag, None, source=own[4], target=gateway[4], mac=None)]
     )
     for version, sport, dport in ((4, 67, 68), (6, 547, 546)):
-        _, tag = new_tag()
+        tag = new_tag()[1]
         offer = UDP(sport=sport, dport=dport) / Raw(tag)
         # Also where it may reach anything.
         for target in (GATEWAYS["one"][version], ADDRESSES["out"][version]):

@@ -78,7 +78,7 @@ def nothing_else(lab: Lab) -> Iterator[None]:
 )
 def test_what_drops_is_named_and_left_alone(lab: Lab, tmp_path: Path, commands: list[str], found: list[str]) -> None:
     for command in commands:
-        program, _, words = command.partition(" ")
+        program, _space, words = command.partition(" ")
         lab.runner.run([program, words] if program == "nft" else command.split())
     theirs = lab.runner.run(["nft", "list", "ruleset"]).stdout
     assert firewall.ensure([VMS["one"]], state_dir=tmp_path, runner=lab.runner).foreign_drops == found

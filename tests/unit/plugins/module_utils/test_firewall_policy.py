@@ -42,7 +42,7 @@ def test_what_is_allowed_stays_allowed_and_overlaps_nowhere(
     address = ip_address(f"10.0.0.{host}")
 
     def asked(rule: dict[str, str]) -> bool:
-        first, _, last = rule.get("ports", "0-65535").partition("-")
+        first, _dash, last = rule.get("ports", "0-65535").partition("-")
         return address in ip_network(rule["cidr"]) and (
             "proto" not in rule or (rule["proto"] == proto and int(first) <= port <= int(last))
         )
