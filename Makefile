@@ -122,6 +122,15 @@ system: guest cloud-guest
 hosts: copy
 	$(PYTEST) tests/hosts
 
+# The connection plugins, in a guest with Python; with a vsock of its own where there is cargo to build one with.
+VHOST_DEVICE_VSOCK := $(CACHE)/cargo/bin/vhost-device-vsock
+connections: guest
+	python tests/support/python_guest/build.py $(CACHE)/small_guest $(CACHE)/python_guest
+	if command -v cargo; then [ -x $(VHOST_DEVICE_VSOCK) ] || \
+	  cargo install --quiet --locked --root $(CACHE)/cargo --version 0.3.0 vhost-device-vsock; fi
+	cd $(COLLECTION) && if [ -x $(VHOST_DEVICE_VSOCK) ]; then export QEMU_VMM_VSOCK=$(VHOST_DEVICE_VSOCK); fi && \
+	  python -m pytest -p no:cacheprovider -ra tests/connections
+
 integration: copy
 	$(ANSIBLE_TEST) integration --local --python $(PYTHON_VERSION)
 

@@ -110,12 +110,6 @@ def tasks_with_files(root: Path) -> list[dict[str, Any]]:
         {"name": "ping", "ansible.builtin.ping": {}},
         {"name": "copy", "ansible.builtin.copy": {"src": str(root / "sent"), "dest": "/root/sent", "mode": "0600"}},
         {"name": "fetch", "ansible.builtin.fetch": {"src": "/root/sent", "dest": f"{root}/fetched", "flat": True}},
-        {
-            "name": "fails",
-            "ansible.builtin.command": {"argv": ["false"]},
-            "register": "it",
-            "failed_when": "it.rc != 1",
-        },
     ]
 
 
