@@ -185,7 +185,7 @@ def packets_per_second(lab: Lab, count: int, *, known: bool) -> float:
         source = next(packet[IP].src for packet in seen if UDP in packet)
         back = Ether(src="02:00:00:00:00:01", dst=HOST_MAC) / IP(src=OUTSIDE, dst=source) / UDP(sport=7, dport=7)
         lab.send("up0", bytes(back))
-        assert any(place == last["tap"] for place, _ in lab.received()), "the answer did not come out"
+        assert any(place == last["tap"] for place, _frame in lab.received()), "the answer did not come out"
     rates = []
     for _time in range(ROUNDS):
         through = 0
@@ -193,7 +193,7 @@ def packets_per_second(lab: Lab, count: int, *, known: bool) -> float:
         for _time in range(PACKETS // 250):
             for _time in range(250):
                 lab.send(last["tap"], frame)
-            through += sum(1 for _ in lab.received())
+            through += sum(1 for _frame in lab.received())
         rates.append(through / (time.perf_counter() - start))
         assert through >= PACKETS, f"{through} of {PACKETS} packets came out"
     return max(rates)
