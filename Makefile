@@ -108,7 +108,7 @@ package: copy $(IMPORTER)/.done
 
 # ---- The tests ----
 
-.PHONY: units test-vmm system hosts integration molecule test
+.PHONY: units test-vmm system hosts connections integration molecule test
 units: copy
 	$(ANSIBLE_TEST) units --local --python $(PYTHON_VERSION)
 

@@ -144,7 +144,7 @@ def test_over_ssh_through_the_vsock(guest: Guest, pipelining: bool) -> None:
         ansible_user="root",
         ansible_ssh_private_key_file=str(CACHE / "python_guest/key"),
         ansible_host_key_checking=False,
-        ansible_ssh_common_args=f"-o UserKnownHostsFile={guest.root / 'known_hosts'}",
+        ansible_ssh_common_args=f"-o UserKnownHostsFile={guest.root / 'known_hosts'} -o HashKnownHosts=no",
         ansible_ssh_transfer_method="piped",
         ansible_pipelining=pipelining,
     )
