@@ -45,7 +45,14 @@ def ensure(
 
     Raises MicrovmError where it does not get ready; it goes on running then, and the next run waits for it again.
     """
-    vm = Vm.of(check_vm_name(item["name"]), state_dir=state_dir, run_dir=run_dir, runner=runner)
+    vm = Vm.of(
+        check_vm_name(item["name"]),
+        state_dir=state_dir,
+        run_dir=run_dir,
+        runner=runner,
+        supervisor=item.get("supervisor"),
+        unit=item.get("unit"),
+    )
     asked = _asked(item, vm)
     with ExitStack() as stack:
         listener = None
