@@ -96,6 +96,21 @@ def allow_translation(directory: Path, host: str) -> None:
     (drop_ins / "stand-in.conf").write_text("[Service]\nMemoryDenyWriteExecute=no\n")
 
 
+def row(inventory: Path, hosts: int, count: int) -> str:
+    """Bring up VMs on each host, run again, ask for the status, and tear down; return the times."""
+    vms = [{"name": f"vm{number}"} for number in range(count)]
+    first = play(inventory, "provision", vm_instances=vms)
+    again = play(inventory, "provision", vm_instances=vms)
+    status = play(inventory, "status")
+    gone = play(inventory, "teardown", vm_instances=vms)
+    per_host = [seconds / hosts for seconds in (first, again)]
+    per_vm = [seconds / hosts / count for seconds in (first, again, gone)]
+    return (
+        f"{count:>10} {first:>11.1f} {per_host[0]:>8.1f} {per_vm[0]:>7.2f} {again:>7.1f} {per_host[1]:>8.1f} "
+        f"{per_vm[1]:>7.2f} {status:>8.1f} {gone:>10.1f} {per_vm[2]:>7.2f}"
+    )
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -105,7 +120,6 @@ def main() -> None:
     vmm = Path(os.environ.get("MICROVM_VMM") or shutil.which("cloud-hypervisor") or STAND_IN).resolve()
     directory = Path(os.environ["MICROVM_CACHE"]) / "fleet"
     shown = f"{vmm.parent}:{SHOWN / vmm.parent.name}"
-    rows = []
     with tempfile.TemporaryDirectory() as text:
         guest, inventory = Path(text) / "guest", Path(text) / "hosts.json"
         guest.mkdir()
@@ -116,23 +130,13 @@ def main() -> None:
                 allow_translation(directory, host)
             inventory.write_text(json.dumps({"hypervisors": {"hosts": hosts, "vars": variables(vmm)}}))
             play(inventory, "provision", vm_instances=[])  # prepares the hosts
+            print(f"with {vmm}, {arguments.hosts} hosts, seconds")
+            print(
+                "VMs a host   provision   a host    a VM   again   a host    a VM   status   teardown    a VM",
+                flush=True,
+            )
             for count in arguments.counts:
-                vms = [{"name": f"vm{number}"} for number in range(count)]
-                first = play(inventory, "provision", vm_instances=vms)
-                again = play(inventory, "provision", vm_instances=vms)
-                status = play(inventory, "status")
-                gone = play(inventory, "teardown", vm_instances=vms)
-                rows.append((count, first, again, status, gone))
-    print(f"with {vmm}, {arguments.hosts} hosts, seconds")
-    print("VMs a host   provision   a host    a VM   again   a host    a VM   status   teardown    a VM")
-    for count, first, again, status, gone in rows:
-        vms_all = arguments.hosts * count
-        per_host = [seconds / arguments.hosts for seconds in (first, again)]
-        per_vm = [seconds / vms_all for seconds in (first, again, gone)]
-        print(
-            f"{count:>10} {first:>11.1f} {per_host[0]:>8.1f} {per_vm[0]:>7.2f} {again:>7.1f} {per_host[1]:>8.1f} "
-            f"{per_vm[1]:>7.2f} {status:>8.1f} {gone:>10.1f} {per_vm[2]:>7.2f}"
-        )
+                print(row(inventory, arguments.hosts, count), flush=True)
 
 
 if __name__ == "__main__":
