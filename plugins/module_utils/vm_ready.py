@@ -11,7 +11,6 @@ changes nothing asks once for what can be asked for, and has AGAIN_SECONDS for i
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -19,17 +18,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import events, guest_probe, readiness, tap, vm_lifecycle, vm_record
+from . import events, guest_probe, readiness, ready_record, tap, vm_lifecycle, vm_record
 from .bulk import Outcome
 from .errors import MicrovmError
-from .files import replacing
 from .guest_output import Output, output
 from .names import check_vm_name
 from .readiness import Condition, NotReady, Readiness
 from .runner import Runner
 from .tail import last_lines
 from .vm_state import Current, Vm, current
-from .vmm_process import started
 from .vsock_notify import Listener
 
 AGAIN_SECONDS = 5.0
@@ -87,23 +84,9 @@ def _asked(item: Mapping[str, Any], vm: Vm) -> Readiness | None:
     return readiness.parse({**(vm_record.read(vm.paths) or {}).get("options", {}), **given})
 
 
-def _boot(vm: Vm, pid: int | None) -> list[Any]:
-    """Return what tells the guest's boot from any other: the VMM's process, and how often a guest has booted in it."""
-    return [pid, None if pid is None else started(pid), events.boots(events.read(vm.paths.event_log))]
-
-
-def _seen(vm: Vm, boot: Sequence[Any]) -> list[str]:
-    """Return the conditions that have held in this boot."""
-    with suppress(FileNotFoundError, NotADirectoryError, ValueError):
-        seen = json.loads((vm.paths.run / "ready.json").read_bytes())
-        if seen["boot"] == list(boot):
-            return list(seen["met"])
-    return []
-
-
 def _left(vm: Vm, asked: Readiness, *, anew: bool) -> tuple[list[Condition], float]:
     """Return what is still to be waited for, and how long: not long for a VM that was ready in this boot."""
-    seen = [] if anew else _seen(vm, _boot(vm, vm.supervisor.pid()))
+    seen = [] if anew else ready_record.seen(vm.paths, ready_record.boot(vm.paths, vm.supervisor.pid()))
     left = [condition for condition in asked.conditions if not (condition.once and str(condition) in seen)]
     known = all(str(condition) in seen for condition in asked.conditions)
     return left, min(asked.timeout, AGAIN_SECONDS) if known else asked.timeout
@@ -129,9 +112,9 @@ def _wait(
         ) from error
     finally:
         probe.close()
-    boot = _boot(vm, now.pid)
-    with replacing(vm.paths.run / "ready.json") as file:
-        file.write(json.dumps({"boot": boot, "met": [str(condition) for condition in asked.conditions]}).encode())
+    ready_record.write(
+        vm.paths, ready_record.boot(vm.paths, now.pid), [str(condition) for condition in asked.conditions]
+    )
     return met
 
 

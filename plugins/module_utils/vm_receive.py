@@ -16,6 +16,7 @@ from typing import Any
 from . import (
     migration_channel,
     migration_offer,
+    ready_record,
     tap,
     vm_config,
     vm_facts,
@@ -94,6 +95,7 @@ def arrive(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
         vm_moving.clear(vm.paths)
         vm.paths.migration_socket.unlink(missing_ok=True)
         vm_start.note_boot(vm, spec)
+        ready_record.carry(vm.paths, vm.supervisor.pid(), offered.get("ready") or [])
         vm_unit.apply(vm, "enable", spec, record["options"])
     now = current(vm)
     return Outcome(

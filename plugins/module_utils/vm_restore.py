@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import (
+    ready_record,
     snapshot_disks,
     snapshot_memory,
     snapshot_store,
@@ -132,6 +133,7 @@ def _run(vm: Vm, spec: Spec, snapshot: Snapshot, *, memory: bool) -> None:
     except MicrovmError as error:
         vm_restart.restart_lost(vm, f"the guest could not be restored ({error.message})", spec)
     vm_start.note_boot(vm, spec)
+    ready_record.carry(vm.paths, vm.supervisor.pid(), snapshot.manifest.get("ready") or [])
 
 
 def clone(

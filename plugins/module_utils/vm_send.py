@@ -15,6 +15,7 @@ from typing import Any
 from . import (
     migration_channel,
     migration_offer,
+    ready_record,
     vm_config,
     vm_lifecycle,
     vm_migration,
@@ -37,7 +38,8 @@ def offer(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
     """Tell what the other host has to know, and make the key with which this one comes to it. Raises MicrovmError."""
     now = _movable(vm)
     made = migration_offer.make(vm.paths, now.record or {}, now.info["config"], vm.client().ping()["version"])
-    made |= {"state": now.state, "probes": [], "public_key": None}
+    ready = ready_record.seen(vm.paths, ready_record.boot(vm.paths, now.pid))
+    made |= {"state": now.state, "ready": ready, "probes": [], "public_key": None}
     if not check_mode:
         made["probes"] = migration_offer.leave_probes(made["shared"])
         made["public_key"] = migration_channel.make_key(vm.paths, vm.runner)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from . import snapshot_disks, snapshot_memory, snapshot_store, vm_config, vm_restart, vmm_versions
+from . import ready_record, snapshot_disks, snapshot_memory, snapshot_store, vm_config, vm_restart, vmm_versions
 from .bulk import Outcome
 from .errors import MicrovmError
 from .files import locked_directory
@@ -169,6 +169,7 @@ def create(vm: Vm, now: Current, *, state_dir: Path, name: str, memory: bool) ->
             "vmm_version": version,
             "record": now.record,
             "config": config,
+            "ready": ready_record.seen(vm.paths, ready_record.boot(vm.paths, now.pid)),
             "root": snapshot_disks.root_record(vm.paths.state),
             "disks": {
                 disk.id: {

@@ -11,7 +11,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import handover, log_rotation, tap, vm_config, vm_migration, vm_prepare, vm_record, vm_restart, vmm_versions
+from . import (
+    handover,
+    log_rotation,
+    ready_record,
+    tap,
+    vm_config,
+    vm_migration,
+    vm_prepare,
+    vm_record,
+    vm_restart,
+    vmm_versions,
+)
 from .bulk import Outcome
 from .errors import MicrovmError
 from .files import locked_directory
@@ -50,10 +61,12 @@ def ensure(
             return Outcome(changed=bool(cleared), facts=_facts(running, wanted, now.pid), actions=tuple(cleared))
         _refuse(vm, now, running, wanted)
         if not check_mode:
+            ready = ready_record.seen(vm.paths, ready_record.boot(vm.paths, now.pid))
             timeout = item.get("timeout") or vm_migration.DEFAULT_TIMEOUT
             _upgrade(vm, now, spec, timeout=timeout)
             vm_record.write(vm.paths, {**now.record, "options": options})
             now = current(vm)
+            ready_record.carry(vm.paths, now.pid, ready)
     said = f"moved the guest from v{running[0]}.{running[1]} to v{wanted[0]}.{wanted[1]}"
     return Outcome(
         changed=True,

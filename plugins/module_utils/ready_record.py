@@ -1,0 +1,44 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a guest has shown itself ready by, kept for as long as it does not boot anew, also where another VMM has it by then."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from . import events
+from .files import replacing
+from .vm_paths import Paths
+from .vmm_process import started
+
+_NAME = "ready.json"
+
+
+def boot(paths: Paths, pid: int | None) -> list[Any]:
+    """Return what tells the guest's boot from any other: the VMM's process, and how often a guest has booted in it."""
+    return [pid, None if pid is None else started(pid), events.boots(events.read(paths.event_log))]
+
+
+def seen(paths: Paths, this_boot: Sequence[Any]) -> list[str]:
+    """Return the conditions that have held in a boot."""
+    try:
+        written = json.loads((paths.run / _NAME).read_bytes())
+        return list(written["met"]) if written["boot"] == list(this_boot) else []
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
+        return []
+
+
+def write(paths: Paths, this_boot: Sequence[Any], met: Sequence[str]) -> None:
+    """Keep the conditions that have held in a boot."""
+    with replacing(paths.run / _NAME) as file:
+        file.write(json.dumps({"boot": list(this_boot), "met": list(met)}).encode())
+
+
+def carry(paths: Paths, pid: int | None, met: Sequence[str]) -> None:
+    """Keep what a guest has shown elsewhere, which goes on in the VMM ``pid``."""
+    if met and pid is not None:
+        write(paths, boot(paths, pid), met)
