@@ -111,9 +111,6 @@ wait_for:
         body:
           description: A regular expression that is found in the answer's body.
           type: str
-labels: &labels
-  description: What you want to know of the VM later, such as its image; M(microvm.cloud_hypervisor.ch_vm_info) returns it.
-  type: dict
 supervisor:
   description:
     - What runs the VMM. V(systemd) is an instance of the template unit that the role P(microvm.cloud_hypervisor.host#role)
