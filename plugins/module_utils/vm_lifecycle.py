@@ -14,10 +14,12 @@ from typing import Any, Literal
 
 from . import (
     log_rotation,
+    migration_channel,
     tap,
     vm_config,
     vm_facts,
     vm_live,
+    vm_moving,
     vm_plan,
     vm_record,
     vm_start,
@@ -250,6 +252,8 @@ def remove(vm: Vm, record: Mapping[str, Any] | None) -> None:
     vm_unit.remove(vm, (record or {}).get("config", {}))
     log_rotation.remove(vm.paths.serial_log)
     vm.paths.life.unlink(missing_ok=True)
+    migration_channel.clear(vm.paths)
+    vm_moving.clear(vm.paths)
     vm.paths.record.unlink(missing_ok=True)
     with suppress(OSError):  # there are disks
         vm.paths.state.rmdir()
