@@ -18,6 +18,7 @@ from typing import Any
 
 from . import limits, qemu_img, vm_config, vm_record
 from .errors import MicrovmError
+from .files import nearest
 from .sizes import parse_size
 from .vm_paths import Paths
 
@@ -58,8 +59,7 @@ class Ratios:
 def read_host(state_dir: Path) -> Host:
     """Return what this host has (proc_meminfo(5), statvfs(3))."""
     fields = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
-    place = next(path for path in (state_dir, *state_dir.parents) if path.exists())
-    disk = os.statvfs(place)
+    disk = os.statvfs(nearest(state_dir))
     return Host(int(fields["MemTotal"].split()[0]) << 10, os.cpu_count() or 1, disk.f_bavail * disk.f_frsize)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from . import microvm_command
 from .errors import MicrovmError
-from .files import replacing
+from .files import write
 
 _MAIN = "import sys\n\nfrom microvm.microvm_command import main\n\nsys.exit(main())\n"
 _MODE = 0o755
@@ -80,8 +80,7 @@ def install(path: Path, wanted: bytes | None, *, check_mode: bool) -> dict[str, 
         if wanted is None:
             path.unlink()
         else:
-            with replacing(path, mode=_MODE) as file:
-                file.write(wanted)
+            write(path, wanted, mode=_MODE)
     headers = {"before_header": str(path), "after_header": str(path)}
     return {**headers, "before": _digests(found), "after": _digests(wanted)}
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from . import relay, vm_moving, vm_record
 from .command import Command
 from .errors import MicrovmError
+from .files import fsync_file
 from .names import check_vm_name
 from .vm_paths import Paths
 
@@ -62,8 +63,7 @@ def _disks(paths: Paths) -> None:
             arrived = place / disk.name
             os.chown(arrived, status.st_uid, status.st_gid, follow_symlinks=False)
             arrived.chmod(status.st_mode & 0o777)
-            with arrived.open("rb") as file:
-                os.fsync(file.fileno())
+            fsync_file(arrived)
             arrived.replace(disk)
     except (subprocess.CalledProcessError, OSError) as error:
         raise MicrovmError(f"the disks were not taken: {error}", vm=paths.name) from error

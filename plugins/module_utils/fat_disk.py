@@ -17,6 +17,7 @@ from typing import Any
 from . import fat32
 from .errors import MicrovmError
 from .fat32 import File
+from .files import sha256_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,7 @@ class Content:
 @lru_cache(maxsize=4096)
 def _digest(path: Path, device: int, inode: int, size: int, mtime_ns: int) -> str:
     """Return a file's digest; the arguments after the path tell whether it is still the same file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 # What a disk holds, by path, such as "keystore/tls/key.pem".

@@ -7,12 +7,31 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's digest, in hexadecimal. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def nearest(path: Path) -> Path:
+    """Return ``path``, or of what it is to be in, the innermost directory that is there."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def fsync_file(path: Path) -> None:
+    """Have on disk what another program has written to a file."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def fsync_directory(path: Path) -> None:
@@ -90,3 +109,14 @@ def replacing(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
     with staged(path, mode=mode) as temporary, temporary.open("r+b") as file:
         yield file
         file.flush()
+
+
+def write(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Have a file with this content take the name ``path``, as ``staged`` does."""
+    with replacing(path, mode=mode) as file:
+        file.write(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Have a record of ours, which root alone reads, take the name ``path``, as ``staged`` does."""
+    write(path, json.dumps(value, indent=1, sort_keys=True).encode())

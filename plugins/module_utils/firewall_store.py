@@ -13,9 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import nft
+from . import files, nft
 from .errors import MicrovmError
-from .files import replacing
 from .firewall_elements import Element, in_words, of_uplinks
 from .firewall_sets import ARP_FAMILY, FAMILY, TABLE
 from .runner import Runner
@@ -77,16 +76,16 @@ def write(
         if (wanted := _wanted(elements[name])) is None:
             _path(directory, name).unlink()
         else:
-            _replace(_path(directory, name), wanted)
+            files.write(_path(directory, name), wanted)
 
     # Each file waits for the disk; those that wait together wait once.
     with ThreadPoolExecutor(max_workers=8) as pool:
         list(pool.map(bring, stale(directory, elements)))
     if whole or not (directory / _RULES).exists():
-        _replace(directory / _RULES, _rules(directory, record.uplinks, runner))
+        files.write(directory / _RULES, _rules(directory, record.uplinks, runner))
     body = json.dumps(asdict(record), sort_keys=True).encode()
     if _content(directory / _RECORD) != body:
-        _replace(directory / _RECORD, body)
+        files.write(directory / _RECORD, body)
 
 
 def _path(directory: Path, name: str) -> Path:
@@ -114,8 +113,3 @@ def _content(path: Path) -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    with replacing(path) as file:
-        file.write(content)

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from . import tap
-from .files import replacing
+from .files import write_json
 from .runner import Runner
 from .tap import Tap
 
@@ -45,8 +45,7 @@ class Journal:
 
     def write(self, path: Path) -> None:
         """Put it on disk."""
-        with replacing(path) as file:
-            file.write(json.dumps(asdict(self)).encode())
+        write_json(path, asdict(self))
 
     @classmethod
     def read(cls, path: Path) -> Journal | None:

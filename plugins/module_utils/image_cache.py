@@ -19,7 +19,7 @@ from typing import Any
 from . import download, image_format, image_source, qemu_img
 from .bulk import Outcome
 from .errors import MicrovmError
-from .files import locked_directory, replacing, staged
+from .files import fsync_file, locked_directory, sha256_of, staged, write
 from .image_request import PARTS, Source, Wanted, parse
 from .runner import Runner
 
@@ -59,8 +59,7 @@ class Cache:
             finally:
                 after = json.dumps(self.index, sort_keys=True)
                 if after != before and not self.check_mode:
-                    with replacing(path, mode=_MODE) as file:
-                        file.write(after.encode())
+                    write(path, after.encode(), mode=_MODE)
 
     def _sweep(self) -> None:
         """Remove what a run that was killed had begun to make; no other run makes anything now."""
@@ -118,7 +117,7 @@ class Cache:
             known = self.index["paths"].get(str(source.path))
             if known is not None and known[0] == identity:
                 return str(known[1])
-            digest = image_source.sha256_of(source.path)
+            digest = sha256_of(source.path)
         except FileNotFoundError as error:
             raise MicrovmError(f"'{source.path}' is not there", option=f"{source.part}.src") from error
         except OSError as error:
@@ -140,7 +139,7 @@ class Cache:
             target = self.directory / f"sha256-{digest}"
             with staged(target, mode=_MODE) as temporary:
                 self._take(path, temporary, keep=source.url is None)
-                _sync(temporary)
+                fsync_file(temporary)
         self.index["files"][target.name] = target.stat().st_size
         return target, digest
 
@@ -199,7 +198,7 @@ class Cache:
 
     def _grow(self, temporary: Path, target: Path) -> None:
         qemu_img.resize(self.runner, temporary, "raw", int(target.stem.rpartition("-")[2]))
-        _sync(temporary)
+        fsync_file(temporary)
 
     @contextmanager
     def _fetched(self, source: Source, sha256: str | None, wanted: Wanted) -> Iterator[tuple[Path, str]]:
@@ -313,11 +312,6 @@ def _download_prefix(name: str) -> str:
 
 def _short(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def ensure(

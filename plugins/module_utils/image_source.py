@@ -6,19 +6,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from . import checksums, download
 from .errors import MicrovmError
+from .files import sha256_of
 from .image_request import Source, is_url
-
-
-def sha256_of(path: Path) -> str:
-    """Return a file's digest, in hexadecimal. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def listed(source: Source, place: str, *, timeout: float) -> str:

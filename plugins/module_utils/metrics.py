@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .files import replacing
+from . import files
 
 Labels = Mapping[str, str]
 STATES = ("running", "paused", "created", "stopped")
@@ -110,6 +110,5 @@ def _number(value: float) -> str:
 def write(directory: Path, metrics: Iterable[Family]) -> Path:
     """Replace the file in the textfile collector's directory, for any user to read; return its path."""
     path = directory / FILE
-    with replacing(path, mode=0o644) as file:
-        file.write(text(metrics).encode())
+    files.write(path, text(metrics).encode(), mode=0o644)
     return path

@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from . import files
 from .errors import MicrovmError
-from .files import replacing
 
 
 def read(path: Path) -> dict[str, str]:
@@ -30,7 +30,6 @@ def read(path: Path) -> dict[str, str]:
 def write(path: Path, placements: Mapping[str, str]) -> None:
     """Write the file, for all who run Ansible here to read."""
     try:
-        with replacing(path, mode=0o644) as file:
-            file.write(json.dumps(placements, indent=2, sort_keys=True).encode() + b"\n")
+        files.write(path, json.dumps(placements, indent=2, sort_keys=True).encode() + b"\n", mode=0o644)
     except OSError as error:
         raise MicrovmError(f"'{path}' cannot be written: {error}", option="path") from error

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import events
-from .files import replacing
+from .files import write_json
 from .vm_paths import Paths
 from .vmm_process import started
 
@@ -34,8 +34,7 @@ def seen(paths: Paths, this_boot: Sequence[Any]) -> list[str]:
 
 def write(paths: Paths, this_boot: Sequence[Any], met: Sequence[str]) -> None:
     """Keep the conditions that have held in a boot."""
-    with replacing(paths.run / _NAME) as file:
-        file.write(json.dumps({"boot": list(this_boot), "met": list(met)}).encode())
+    write_json(paths.run / _NAME, {"boot": list(this_boot), "met": list(met)})
 
 
 def carry(paths: Paths, pid: int | None, met: Sequence[str]) -> None:

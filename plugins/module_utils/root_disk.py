@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from . import disk_file, qemu_img
 from .errors import MicrovmError
+from .files import nearest
 from .runner import Runner
 from .sizes import parse_size
 
@@ -92,8 +93,8 @@ def _base_size(base: Path) -> int:
 
 def _best_mode(base: Path, directory: Path) -> RootMode:
     """Return whether the two places can share blocks, which is tried with files that have no names."""
-    place = _nearest(directory)
-    if place.stat().st_dev != _nearest(base.parent).stat().st_dev:
+    place = nearest(directory)
+    if place.stat().st_dev != nearest(base.parent).stat().st_dev:
         return "overlay"
     try:
         with (
@@ -105,10 +106,6 @@ def _best_mode(base: Path, directory: Path) -> RootMode:
     except OSError:
         return "overlay"
     return "reflink"
-
-
-def _nearest(directory: Path) -> Path:
-    return next(place for place in (directory, *directory.parents) if place.exists())
 
 
 def apply(root: RootDisk, runner: Runner, record: dict[str, Any]) -> None:

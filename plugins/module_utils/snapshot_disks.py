@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import MicrovmError
+from .files import fsync_file, nearest
 from .runner import Runner
 
 DIRECTORY = "disks"
@@ -72,7 +73,7 @@ def check_space(place: Path, needed: int, *, what: str) -> None:
 
     Copies that share blocks take less than is asked for here: what they will take is known only once they are made.
     """
-    existing = next(path for path in (place, *place.parents) if path.exists())
+    existing = nearest(place)
     status = os.statvfs(existing)
     free = status.f_bavail * status.f_frsize
     if free < needed + _RESERVE:
@@ -86,5 +87,4 @@ def check_space(place: Path, needed: int, *, what: str) -> None:
 def copy(runner: Runner, source: Path, target: Path) -> None:
     """Copy a disk with its holes, sharing blocks where the file system can. Raises CommandFailed."""
     runner.run(["cp", "--reflink=auto", "--sparse=always", "--", str(source), str(target)])
-    with target.open("rb") as file:
-        os.fsync(file.fileno())
+    fsync_file(target)

@@ -10,9 +10,7 @@ the directory gets its name.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -22,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import MicrovmError
-from .files import fsync_directory, replacing
+from .files import fsync_directory, fsync_file, sha256_of, write_json
 
 MANIFEST = "manifest.json"
 # Where the VMM writes its config.json, state.json and memory-ranges.
@@ -68,7 +66,7 @@ class Snapshot:
                     "choose another one",
                     option="snapshot",
                 )
-            if digests and _sha256(path) != entry["sha256"]:
+            if digests and sha256_of(path) != entry["sha256"]:
                 raise MicrovmError(
                     f"the snapshot '{self.name}' is damaged: '{path}' is not what was written, by its digest; "
                     "choose another one",
@@ -135,14 +133,12 @@ def finish(path: Path, manifest: Mapping[str, Any]) -> Snapshot:
     """Put everything on disk, add the manifest and give the snapshot its name."""
     files = {}
     for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
-        files[str(file.relative_to(path))] = {"size": file.stat().st_size, "sha256": _sha256(file)}
+        fsync_file(file)
+        files[str(file.relative_to(path))] = {"size": file.stat().st_size, "sha256": sha256_of(file)}
     for below in [*(entry for entry in path.iterdir() if entry.is_dir()), path]:
         fsync_directory(below)
     whole = {**manifest, "format": _FORMAT, "files": files}
-    with replacing(path / MANIFEST) as file_:
-        file_.write(json.dumps(whole, indent=1, sort_keys=True).encode())
+    write_json(path / MANIFEST, whole)
     name = path.name.removeprefix(_UNFINISHED)
     target = path.parent / name
     path.rename(target)
@@ -160,8 +156,3 @@ def remove(path: Path) -> None:
     for parent in (path.parent, path.parent.parent):
         with suppress(OSError):  # there are others
             parent.rmdir()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

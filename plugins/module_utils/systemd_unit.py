@@ -19,7 +19,7 @@ from typing import Literal
 
 from . import systemd_dropin, vm_life
 from .errors import MicrovmError
-from .files import replacing
+from .files import write
 from .runner import Runner
 from .vm_paths import Paths
 
@@ -139,8 +139,7 @@ class SystemdUnit:
     def _write(self, name: str, text: str) -> None:
         """Replace a drop-in. systemd reads that of a unit which it does not know yet by itself, and else is told to."""
         self._dropins.mkdir(mode=0o755, exist_ok=True)
-        with replacing(self._dropins / name, mode=0o644) as file:
-            file.write(text.encode())
+        write(self._dropins / name, text.encode(), mode=0o644)
         if self.show().get("NeedDaemonReload") == "yes":
             self._systemctl("daemon-reload")
 

@@ -9,16 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
-from .files import replacing
+from .files import write_json
 from .vm_paths import Paths
+from .vmm_process import boot_id
 
 Phase = Literal["starting", "running", "stopping", "ended"]
 Reason = Literal["stopped", "guest_shutdown", "crashed", "oom_killed", "start_failed", "host_down"]
-
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ class Life:
     @property
     def of_this_boot(self) -> bool:
         """Whether the host has not been restarted since."""
-        return self.boot_id == BOOT_ID.read_text().strip()
+        return self.boot_id == boot_id()
 
 
 def read(paths: Paths) -> Life | None:
@@ -55,9 +53,7 @@ def read(paths: Paths) -> Life | None:
 def write(paths: Paths, life: Life) -> None:
     """Replace what is known; a VM without a directory has been removed, and nothing is kept of it."""
     if paths.state.is_dir():
-        told = {**asdict(life), "boot_id": BOOT_ID.read_text().strip()}
-        with replacing(paths.life) as file:
-            file.write(json.dumps(told).encode())
+        write_json(paths.life, {**asdict(life), "boot_id": boot_id()})
 
 
 def ended(life: Life | None, result: Mapping[str, str], *, oom_kills: int) -> Life:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from .errors import MicrovmError
-from .files import replacing
+from .files import write_json
 from .vm_paths import Paths
 
 
@@ -41,8 +41,7 @@ def read(paths: Paths) -> Move | None:
 
 def write(paths: Paths, move: Move) -> None:
     """Note a move."""
-    with replacing(_path(paths)) as file:
-        file.write(json.dumps(asdict(move)).encode())
+    write_json(_path(paths), asdict(move))
 
 
 def clear(paths: Paths) -> None:

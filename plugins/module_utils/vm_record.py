@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import MicrovmError
-from .files import replacing
+from .files import write_json
 from .vm_paths import Paths
 
 
@@ -28,8 +28,7 @@ def read(paths: Paths) -> dict[str, Any] | None:
 
 def write(paths: Paths, record: Mapping[str, Any]) -> None:
     """Replace the record."""
-    with replacing(paths.record) as file:
-        file.write(json.dumps(record, indent=1, sort_keys=True).encode())
+    write_json(paths.record, record)
 
 
 def taps(record: Mapping[str, Any]) -> set[str]:

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from .errors import MicrovmError
-from .files import replacing
+from .files import write_json
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _POLL_SECONDS = 0.02
 # setpriv(1) ends by execve(2), so that the process is the VMM's.
 _WITHOUT_CAPABILITIES = ("setpriv", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--")
@@ -91,7 +90,7 @@ class DetachedProcess:
             return None
         pid = int(remembered["pid"])
         alive = (
-            remembered["boot_id"] == _BOOT_ID.read_text().strip()
+            remembered["boot_id"] == boot_id()
             and remembered["started"] == started(pid)
             and _runs(pid, self._api_socket)
         )
@@ -115,9 +114,7 @@ class DetachedProcess:
                 )
             except OSError as error:
                 raise MicrovmError(f"'{argv[0]}' cannot be run: {error.strerror}", option="vmm") from error
-        identity = {"pid": process.pid, "started": started(process.pid), "boot_id": _BOOT_ID.read_text().strip()}
-        with replacing(self._file) as file:
-            file.write(json.dumps(identity).encode())
+        write_json(self._file, {"pid": process.pid, "started": started(process.pid), "boot_id": boot_id()})
         return process.pid
 
     def become(self, pid_file: Path) -> None:
@@ -210,6 +207,11 @@ class MainProcess:
     def last_words(self) -> str:
         """See Supervisor.last_words. They are in the journal, beside this error."""
         return "the journal has what it said"
+
+
+def boot_id() -> str:
+    """Return what tells this boot of the host from any other: random(4)."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def started(pid: int) -> int | None:

@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from ..module_utils.files import sha256_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,4 @@ def walk(source: Path, decrypted: Callable[[Path], Path]) -> dict[str, LocalFile
 
 
 def _read(path: Path) -> LocalFile:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return LocalFile(digest, path.stat().st_size, path)
+    return LocalFile(sha256_of(path), path.stat().st_size, path)
