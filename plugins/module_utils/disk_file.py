@@ -17,6 +17,7 @@ from pathlib import Path
 from . import qemu_img
 from .errors import MicrovmError
 from .files import staged
+from .runner import Runner
 
 # asm-generic/fcntl.h. Both QEMU and Cloud Hypervisor hold such a lock on a disk that they have open.
 _F_OFD_GETLK = 36
@@ -30,6 +31,11 @@ def new(path: Path) -> Iterator[Path]:
             yield temporary
     except FileExistsError as error:
         raise MicrovmError(f"another run has just made '{path}', which is kept; run this again") from error
+
+
+def copy(runner: Runner, source: Path, target: Path) -> None:
+    """Copy a file with its holes, sharing blocks where the file system can. Raises CommandFailed."""
+    runner.run(["cp", "--reflink=auto", "--sparse=always", "--", str(source), str(target)])
 
 
 def format_of(path: Path) -> qemu_img.Format:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from . import download, image_format, image_source, qemu_img
+from . import disk_file, download, image_format, image_source, qemu_img
 from .bulk import Outcome
 from .errors import MicrovmError
 from .files import fsync_file, locked_directory, sha256_of, staged, write
@@ -191,7 +191,7 @@ class Cache:
         if source == target:
             return
         with staged(target, mode=_MODE) as temporary:
-            self.runner.run(["cp", "--reflink=auto", "--sparse=always", str(source), str(temporary)])
+            disk_file.copy(self.runner, source, temporary)
             # Behind the image's own size there are only zeros, so the one that is there can be the larger.
             os.truncate(temporary, virtual_size)
             self._grow(temporary, target)
@@ -228,7 +228,7 @@ class Cache:
     def _take(self, path: Path, temporary: Path, *, keep: bool) -> None:
         """Bring a verified file to where it is staged; a source on the host is kept, and copied."""
         if keep:
-            self.runner.run(["cp", "--reflink=auto", "--sparse=always", str(path), str(temporary)])
+            disk_file.copy(self.runner, path, temporary)
         else:
             path.replace(temporary)
             temporary.chmod(_MODE)

@@ -38,7 +38,7 @@ def restriction(config: Mapping[str, Any], paths: Paths) -> dict[str, Any]:
     It refuses those that are missing.
     """
     read = [use.path for use in backing_files(config)]
-    read += [Path("/sys/devices/virtual/net"), paths.state.parent.parent / "images"]
+    read += [Path("/sys/devices/virtual/net"), paths.state_dir / "images"]
     write = [paths.state, paths.run, Path("/dev/net/tun")]
     rules = [*((path, "r") for path in dict.fromkeys(read)), *((path, "rw") for path in write)]
     named = [{"path": str(path), "access": access} for path, access in rules if path.exists()]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import qemu_img, snapshot_disks, vmm_versions
+from . import snapshot_disks, vm_access, vmm_versions
 from .errors import MicrovmError
 from .runner import Runner
 from .vm_paths import Paths
@@ -47,7 +47,7 @@ def make(paths: Paths, record: Mapping[str, Any], config: Mapping[str, Any], ver
             )
         else:
             shared.append(str(path))
-    backing = {str(path) for disk in config.get("disks") or () for path in _chain(disk)}
+    backing = {str(use.path) for use in vm_access.backing_files(config)}
     payload = {path for key, path in config["payload"].items() if key != "cmdline"}
     return {
         "name": paths.name,
@@ -58,14 +58,6 @@ def make(paths: Paths, record: Mapping[str, Any], config: Mapping[str, Any], ver
         "shared": shared,
         "files": {path: Path(path).stat().st_size for path in sorted(backing | payload)},
     }
-
-
-def _chain(disk: Mapping[str, Any]) -> list[Path]:
-    found: list[Path] = []
-    path = Path(disk["path"]) if disk.get("image_type") == "Qcow2" else None
-    while path is not None and (path := qemu_img.backing_file(path)) is not None and path not in found:
-        found.append(path)
-    return found
 
 
 def leave_probes(shared: list[str]) -> list[str]:

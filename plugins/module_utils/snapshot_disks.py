@@ -6,20 +6,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import disk_file
 from .errors import MicrovmError
 from .files import fsync_file, nearest
 from .runner import Runner
 
 DIRECTORY = "disks"
-# ch_disks takes a disk that is there for its own, and knows the root disk's kind by this record.
-RECORD = "disks.json"
 # What is left free beside what is written, in bytes.
 _RESERVE = 64 << 20
 
@@ -51,12 +49,6 @@ def of(config: Mapping[str, Any], vm_directory: Path) -> list[Disk]:
     return disks
 
 
-def root_record(vm_directory: Path) -> dict[str, Any]:
-    """Return what ch_disks has noted of a VM's root disk: how it was made, and of which image."""
-    path = vm_directory / RECORD
-    return dict(json.loads(path.read_bytes()).get("root") or {}) if path.exists() else {}
-
-
 def identity(path: Path) -> list[int]:
     """Return what tells whether a disk that is only read was changed: its size in bytes, its time of change in ns."""
     status = path.stat()
@@ -86,5 +78,5 @@ def check_space(place: Path, needed: int, *, what: str) -> None:
 
 def copy(runner: Runner, source: Path, target: Path) -> None:
     """Copy a disk with its holes, sharing blocks where the file system can. Raises CommandFailed."""
-    runner.run(["cp", "--reflink=auto", "--sparse=always", "--", str(source), str(target)])
+    disk_file.copy(runner, source, target)
     fsync_file(target)

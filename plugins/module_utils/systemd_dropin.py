@@ -76,11 +76,10 @@ def command_line(argv: Iterable[str], *, prefix: str = "") -> str:
 def render(unit: Unit) -> str:
     """Return the drop-in."""
     paths = unit.paths
-    places = ["--state-dir", str(paths.state.parent.parent), "--run-dir", str(paths.run.parent)]
 
     def own(subcommand: str, *options: str) -> str:
         # As root, whatever the template takes from the VMM.
-        return command_line([COMMAND, *places, subcommand, paths.name, *options], prefix="+")
+        return command_line([COMMAND, *paths.arguments(), subcommand, paths.name, *options], prefix="+")
 
     service = [
         ("ExecStartPre", own("prepare")),

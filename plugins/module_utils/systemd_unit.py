@@ -21,6 +21,7 @@ from . import systemd_dropin, vm_life
 from .errors import MicrovmError
 from .files import write
 from .runner import Runner
+from .tail import quoted
 from .vm_paths import Paths
 
 DEFAULT_UNIT = "microvm"
@@ -118,10 +119,9 @@ class SystemdUnit:
         """See Supervisor.last_words: what this start of the unit has written to the journal."""
         invocation = self.show().get("InvocationID")
         if not invocation:
-            return "it said nothing"
+            return quoted("")
         argv = ["journalctl", "--quiet", "--output=cat", "--lines=5", f"_SYSTEMD_INVOCATION_ID={invocation}"]
-        lines = self._runner.run(argv, check=False).stdout.strip().splitlines()
-        return f"it said: {' / '.join(lines)}" if lines else "it said nothing"
+        return quoted(self._runner.run(argv, check=False).stdout)
 
     # ---- What is asked of the unit ----
 

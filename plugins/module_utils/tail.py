@@ -57,3 +57,9 @@ def last_lines(text: str, count: int) -> list[str]:
     """Return the last lines of a text that say something, without the control characters of terminals."""
     lines = ("".join(letter for letter in line if letter.isprintable()).strip() for line in text.splitlines())
     return [line for line in lines if line][-count:]
+
+
+def quoted(text: str) -> str:
+    """Return the last lines of what a program has printed, for an error."""
+    lines = last_lines(text, 5)
+    return f"it said: {' / '.join(lines)}" if lines else "it said nothing"

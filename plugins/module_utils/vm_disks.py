@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,18 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from . import disk_file, fat_disk, guest_files, qemu_img, root_disk
+from . import disk_file, disks_record, fat_disk, guest_files, qemu_img, root_disk
 from .bulk import Outcome
 from .errors import MicrovmError
 from .fat32 import Layout
 from .fat_disk import Contents
-from .files import replacing
 from .guest_files import Manifest
 from .names import check_vm_name
 from .runner import Runner
 from .sizes import parse_size
 
-RECORD = "disks.json"
 _DATA_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])?")
 
 
@@ -51,23 +48,6 @@ class FatPlan:
 
 def _directory(state_dir: Path, name: str) -> Path:
     return state_dir / "vms" / name
-
-
-def _read_record(directory: Path) -> dict[str, Any]:
-    try:
-        record = json.loads((directory / RECORD).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except ValueError as error:
-        raise MicrovmError(
-            f"'{directory / RECORD}' is not JSON ({error}); remove it to have the disks built anew"
-        ) from error
-    return dict(record)
-
-
-def _write_record(directory: Path, record: Mapping[str, Any]) -> None:
-    with replacing(directory / RECORD) as file:
-        file.write(json.dumps(record, indent=1, sort_keys=True).encode())
 
 
 def plan_fat_disks(
@@ -100,7 +80,7 @@ def missing_contents(item: Mapping[str, Any], *, state_dir: Path, sources: Sourc
         directory = _directory(state_dir, check_vm_name(item["name"]))
         if item.get("state") == "absent":
             return set()
-        plans = plan_fat_disks(item, directory, _read_record(directory), sources)
+        plans = plan_fat_disks(item, directory, disks_record.read(directory), sources)
     except MicrovmError:
         return set()
     return {
@@ -120,7 +100,7 @@ def ensure(
     directory = _directory(state_dir, name)
     if item.get("state") == "absent":
         return _remove(directory, check_mode=check_mode)
-    record = _read_record(directory)
+    record = disks_record.read(directory)
     before: dict[str, Any] = {}
     after: dict[str, Any] = {}
     actions: list[str] = []
@@ -161,7 +141,7 @@ def ensure(
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for step in steps:
             step()
-            _write_record(directory, record)
+            disks_record.write(directory, record)
     return Outcome(
         changed=bool(actions),
         facts={
@@ -265,7 +245,7 @@ def _disk(name: str, path: Path, *, readonly: bool = False, backing_files: bool 
 
 
 def _remove(directory: Path, *, check_mode: bool) -> Outcome:
-    names = ("root.raw", "root.qcow2", "cidata.img", "service.img", RECORD)
+    names = ("root.raw", "root.qcow2", "cidata.img", "service.img", disks_record.NAME)
     # What a run that was killed had begun is hidden, and named after what it was to be.
     left = [path for path in sorted(directory.glob("*")) if path.is_file() and _belongs(path.name, names)]
     for path in left:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from . import cgroup_usage, vm_life, vm_user
+from . import events, unit_cgroup, vm_life, vm_user
 from .bulk import Outcome
 from .errors import MicrovmError
 from .names import check_vm_name
@@ -87,18 +87,14 @@ def gather(item: Mapping[str, Any], *, state_dir: Path, run_dir: Path, runner: R
         "config": now.info.get("config") or (now.record or {}).get("config"),
         "counters": dict(counters),
         "memory_actual_size": now.info.get("memory_actual_size"),
-        "cgroup": {} if now.pid is None else cgroup_usage.of_unit(now.pid, f"@{vm.paths.name}.service"),
+        "cgroup": {} if now.pid is None else unit_cgroup.usage(now.pid, f"@{vm.paths.name}.service"),
     }
     return Outcome(changed=False, facts=facts)
 
 
 def _told_of_its_end(vm: Vm) -> bool:
     """Return whether the VMM has written of its own end to its event log, as one does whose guest has powered off."""
-    try:
-        events = vm.paths.event_log.read_text(errors="replace")
-    except OSError:
-        return False
-    return '"shutdown"' in events
+    return any(event.event == "shutdown" for event in events.read(vm.paths.event_log))
 
 
 def _uptime(pid: int | None) -> int | None:

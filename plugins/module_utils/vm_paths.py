@@ -24,6 +24,15 @@ class Paths:
         return cls(name, state_dir / "vms" / name, run_dir / name)
 
     @property
+    def state_dir(self) -> Path:
+        """What is kept of all VMs."""
+        return self.state.parent.parent
+
+    def arguments(self) -> list[str]:
+        """Return what tells the program ``microvm`` of these directories."""
+        return ["--state-dir", str(self.state_dir), "--run-dir", str(self.run.parent)]
+
+    @property
     def record(self) -> Path:
         """What was asked."""
         return self.state / "vm.json"

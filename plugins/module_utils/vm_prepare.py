@@ -43,7 +43,7 @@ def prepare(vm: Vm, spec: Spec) -> list[str]:
 
 def require_rules(vm: Vm, spec: Spec) -> None:
     """Raise MicrovmError where the host's firewall is on record and not loaded: a VM does not run without its isolation."""
-    ruleset = vm.paths.state.parent.parent / _RULESET
+    ruleset = vm.paths.state_dir / _RULESET
     if spec.taps and ruleset.exists() and _TABLE not in vm.runner.run(["nft", "list", "tables"]).stdout.splitlines():
         raise MicrovmError(
             f"the rules that isolate VMs are not loaded; load them with 'nft -f {ruleset}'", option="nets"

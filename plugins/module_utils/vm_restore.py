@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import (
+    disks_record,
     ready_record,
     snapshot_disks,
     snapshot_memory,
@@ -29,7 +29,7 @@ from . import (
 )
 from .bulk import Outcome
 from .errors import MicrovmError
-from .files import locked_directory, replacing, staged
+from .files import locked_directory, staged
 from .names import check_vm_name
 from .runner import Runner
 from .snapshot_store import Snapshot
@@ -151,7 +151,7 @@ def clone(
         raise MicrovmError("is missing: name the VM and its snapshot", option="source")
     origin = f"{check_vm_name(source['name'])}/{source['snapshot']}"
     with locked_directory(vm.paths.state, make=not check_mode, mode=0o700):
-        if snapshot_disks.root_record(vm.paths.state).get("cloned_from") == origin:
+        if disks_record.read(vm.paths.state).get("root", {}).get("cloned_from") == origin:
             return Outcome(changed=False, facts={"state": "cloned", "snapshot": None, "snapshots": []})
         for there in ("root.raw", "root.qcow2"):
             if (vm.paths.state / there).exists():
@@ -168,8 +168,8 @@ def clone(
                     temporary = names.enter_context(staged(target, replace=False))
                     snapshot_disks.copy(runner, disk, temporary)
                 made = {**snapshot.manifest["root"], "cloned_from": origin}
-                with replacing(vm.paths.state / snapshot_disks.RECORD) as file:
-                    file.write(json.dumps({"root": made}).encode())
+                # ch_disks takes disks that are there for its own, and knows the root disk's kind by its record.
+                disks_record.write(vm.paths.state, {"root": made})
     return Outcome(
         changed=True,
         facts={"state": "cloned", "snapshot": snapshot.facts(), "snapshots": []},

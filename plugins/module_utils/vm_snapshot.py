@@ -14,7 +14,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from . import ready_record, snapshot_disks, snapshot_memory, snapshot_store, vm_config, vm_restart, vmm_versions
+from . import (
+    disks_record,
+    ready_record,
+    snapshot_disks,
+    snapshot_memory,
+    snapshot_store,
+    vm_config,
+    vm_restart,
+    vmm_versions,
+)
 from .bulk import Outcome
 from .errors import MicrovmError
 from .files import locked_directory
@@ -22,6 +31,7 @@ from .names import check_vm_name
 from .runner import Runner
 from .snapshot_disks import Disk
 from .snapshot_store import Snapshot
+from .vm_schema import spelled
 from .vm_state import Current, Vm, current
 from .vmm_api import VmmError, VmmUnreachable
 from .vmm_process import wait_for_end
@@ -170,7 +180,7 @@ def create(vm: Vm, now: Current, *, state_dir: Path, name: str, memory: bool) ->
             "record": now.record,
             "config": config,
             "ready": ready_record.seen(vm.paths, ready_record.boot(vm.paths, now.pid)),
-            "root": snapshot_disks.root_record(vm.paths.state),
+            "root": disks_record.read(vm.paths.state).get("root") or {},
             "disks": {
                 disk.id: {
                     "path": str(disk.path),
@@ -235,8 +245,8 @@ def check_version(snapshot: Snapshot, runner: Runner, vmm: str) -> None:
     installed = vmm_versions.installed(runner, vmm)
     if installed != written:
         raise MicrovmError(
-            f"the memory in the snapshot '{snapshot.name}' was written by Cloud Hypervisor v{written[0]}.{written[1]}, and "
-            f"'{vmm}' is v{installed[0]}.{installed[1]}: a VMM reads only what its own version wrote. Use that version, or "
+            f"the memory in the snapshot '{snapshot.name}' was written by Cloud Hypervisor {spelled(written)}, and "
+            f"'{vmm}' is {spelled(installed)}: a VMM reads only what its own version wrote. Use that version, or "
             "memory=false to boot from the snapshot's disks",
             option="snapshot",
         )

@@ -31,7 +31,7 @@ from .names import check_vm_name
 from .runner import Runner
 from .vm_config import Spec
 from .vm_migration import Place
-from .vm_schema import Version
+from .vm_schema import Version, spelled
 from .vm_state import Current, Vm, current
 from .vmm_process import DetachedProcess, wait_for_end
 
@@ -67,7 +67,7 @@ def ensure(
             vm_record.write(vm.paths, {**now.record, "options": options})
             now = current(vm)
             ready_record.carry(vm.paths, now.pid, ready)
-    said = f"moved the guest from v{running[0]}.{running[1]} to v{wanted[0]}.{wanted[1]}"
+    said = f"moved the guest from {spelled(running)} to {spelled(wanted)}"
     return Outcome(
         changed=True,
         facts=_facts(running, wanted, now.pid),
@@ -90,7 +90,7 @@ def _refuse(vm: Vm, now: Current, running: Version, wanted: Version) -> None:
         raise MicrovmError(f"the VM is {now.state}: only a guest that runs or is paused can be moved", option="name")
     if wanted < running:
         raise MicrovmError(
-            f"runs in v{running[0]}.{running[1]}, and v{wanted[0]}.{wanted[1]} is asked for: a VMM takes over from its own "
+            f"runs in {spelled(running)}, and {spelled(wanted)} is asked for: a VMM takes over from its own "
             "version or an older one; stop the VM and start it to go back",
             option="vmm",
         )

@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 
 from .errors import MicrovmError
 from .files import write_json
+from .tail import quoted
 
 _POLL_SECONDS = 0.02
 # setpriv(1) ends by execve(2), so that the process is the VMM's.
@@ -155,11 +156,10 @@ class DetachedProcess:
 
     def last_words(self) -> str:
         """See Supervisor.last_words."""
+        printed = ""
         with suppress(FileNotFoundError):
-            lines = self._log.read_text(errors="replace").strip().splitlines()
-            if lines:
-                return f"it said: {' / '.join(lines[-5:])}"
-        return "it said nothing"
+            printed = self._log.read_text(errors="replace")
+        return quoted(printed)
 
 
 class MainProcess:

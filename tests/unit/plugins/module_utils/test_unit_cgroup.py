@@ -4,11 +4,46 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import unit_cgroup
+
+V1 = """\
+9:memory:/microvm.slice/microvm@web.service
+4:cpu,cpuacct:/microvm.slice/microvm@web.service
+1:name=systemd:/microvm.slice/microvm@web.service
+0::/microvm.slice/microvm@web.service
+"""
+
+
+def test_the_cgroups_of_a_unit() -> None:
+    places = unit_cgroup.cgroups(V1, "@web.service", Path("/m"))
+    assert places["memory"] == Path("/m/memory/microvm.slice/microvm@web.service")
+    assert places["cpuacct"] == Path("/m/cpuacct/microvm.slice/microvm@web.service")
+    assert places[""] == Path("/m/microvm.slice/microvm@web.service")
+    assert unit_cgroup.cgroups(V1, "@other.service", Path("/m")) == {}
+
+
+def test_both_versions(tmp_path: Path) -> None:
+    unit = Path("/proc/self/cgroup").read_text().splitlines()[-1].split(":", 2)[2].lstrip("/")
+    (tmp_path / unit).mkdir(parents=True, exist_ok=True)
+    (tmp_path / unit / "memory.current").write_text("4096\n")
+    (tmp_path / unit / "cpu.stat").write_text("usage_usec 1500000\nuser_usec 1\n")
+    assert unit_cgroup.usage(os.getpid(), "", tmp_path) == {"memory_bytes": 4096, "cpu_seconds": 1.5}
+
+
+def test_this_machine_s() -> None:
+    usage = unit_cgroup.usage(os.getpid(), "")
+    assert usage.keys() <= {"memory_bytes", "cpu_seconds"}
+    assert all(value >= 0 for value in usage.values())
+
+
+def test_a_process_that_is_gone_or_in_no_unit() -> None:
+    assert unit_cgroup.usage(os.getpid(), "@nosuch.service") == {}
+    assert unit_cgroup.usage(1 << 22, "") == {}
 
 
 @pytest.mark.parametrize(
@@ -26,12 +61,8 @@ from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import un
         ("2:cpu:/a\n", "a/memory.events", "oom_kill 1\n", 0),
     ],
 )
-def test_the_kernels_count_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, file: str, content: str, kills: int
-) -> None:
+def test_the_kernels_count_of_kills_is_read(tmp_path: Path, own: str, file: str, content: str, kills: int) -> None:
     (tmp_path / "own").write_text(own)
     (tmp_path / "cgroup" / file).parent.mkdir(parents=True)
     (tmp_path / "cgroup" / file).write_text(content)
-    monkeypatch.setattr(unit_cgroup, "_OWN", tmp_path / "own")
-    monkeypatch.setattr(unit_cgroup, "_MOUNTS", tmp_path / "cgroup")
-    assert unit_cgroup.oom_kills() == kills
+    assert unit_cgroup.oom_kills(tmp_path / "own", tmp_path / "cgroup") == kills
