@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,10 @@ class Ratios:
     memory_ratio: float | None = 1.5
     vcpu_ratio: float | None = None
     disk_ratio: float | None = 10.0
+
+
+# The options that give them, for the argument specs of modules.
+RATIO_OPTIONS = {ratio.name: {"type": "float", "default": ratio.default} for ratio in fields(Ratios)}
 
 
 def read_host(state_dir: Path) -> Host:

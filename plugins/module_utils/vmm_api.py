@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-import traceback
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import quote
@@ -22,12 +22,10 @@ from .errors import MicrovmError
 try:
     import requests
     import requests_unixsocket
-except ImportError:
-    HAS_REQUESTS_UNIXSOCKET = False
-    REQUESTS_UNIXSOCKET_IMPORT_ERROR: str | None = traceback.format_exc()
+except ImportError as error:
+    _MISSING: str | None = str(error)
 else:
-    HAS_REQUESTS_UNIXSOCKET = True
-    REQUESTS_UNIXSOCKET_IMPORT_ERROR = None
+    _MISSING = None
 
 Json = dict[str, Any]
 Action = Literal["boot", "delete", "nmi", "pause", "power-button", "reboot", "resume", "shutdown"]
@@ -35,6 +33,15 @@ DeviceKind = Literal["device", "disk", "fs", "generic-vhost-user", "net", "pmem"
 
 # struct sockaddr_un holds 108 bytes with the final NUL, unix(7).
 MAX_SOCKET_PATH = 107
+
+
+def require_library() -> None:
+    """Raise MicrovmError where the library is missing that the client needs."""
+    if _MISSING is not None:
+        raise MicrovmError(
+            f"the Python library requests-unixsocket cannot be used by {sys.executable} on this host ({_MISSING}); install "
+            "it there, from the distribution (python3-requests-unixsocket) or with pip"
+        )
 
 
 class VmmError(MicrovmError):

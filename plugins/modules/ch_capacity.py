@@ -98,11 +98,6 @@ from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import ca
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import Outcome, report
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 
-RATIOS = {
-    "memory_ratio": {"type": "float", "default": 1.5},
-    "vcpu_ratio": {"type": "float"},
-    "disk_ratio": {"type": "float", "default": 10.0},
-}
 VM = {
     "name": {"type": "str", "required": True},
     "memory": {"type": "str", "required": True},
@@ -116,7 +111,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "vms": {"type": "list", "elements": "dict", "required": True, "options": VM},
-            "capacity": {"type": "dict", "options": RATIOS, "apply_defaults": True},
+            "capacity": {"type": "dict", "options": capacity.RATIO_OPTIONS, "apply_defaults": True},
             "state_dir": {"type": "path", "default": "/var/lib/microvm"},
         },
         supports_check_mode=True,

@@ -178,7 +178,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import placement, placement_file
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.capacity import Ratios
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.capacity import RATIO_OPTIONS, Ratios
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 
 
@@ -202,16 +202,11 @@ def main() -> None:
         "promised_disk": {"type": "int", "required": True},
         "vms": {"type": "list", "elements": "str", "default": []},
     }
-    capacity_options = {
-        "memory_ratio": {"type": "float", "default": 1.5},
-        "vcpu_ratio": {"type": "float"},
-        "disk_ratio": {"type": "float", "default": 10.0},
-    }
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "required": True},
             "strategy": {"type": "str", "choices": ["spread", "pack"], "default": "spread"},
-            "capacity": {"type": "dict", "options": capacity_options},
+            "capacity": {"type": "dict", "options": RATIO_OPTIONS},
             "vms": {"type": "list", "elements": "dict", "required": True, "options": vm_options},
             "hosts": {"type": "list", "elements": "dict", "required": True, "options": host_options},
         },

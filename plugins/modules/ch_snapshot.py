@@ -149,16 +149,13 @@ vms:
 """
 
 from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import vm_restore, vm_snapshot, vmm_api
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import Outcome, report, requested, run_each
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import vm_bulk, vm_restore, vm_snapshot
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import Outcome
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.runner import HostRunner
 
 VM_OPTIONS = {
     "name": {"type": "str"},
@@ -179,33 +176,12 @@ def ensure(item: Mapping[str, Any], **host: Any) -> Outcome:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            **VM_OPTIONS,
-            "vms": {"type": "list", "elements": "dict", "options": VM_OPTIONS},
-            "workers": {"type": "int", "default": 8},
-            "state_dir": {"type": "path", "default": "/var/lib/microvm"},
-            "run_dir": {"type": "path", "default": "/run/microvm"},
-        },
-        supports_check_mode=True,
-    )
-    if not vmm_api.HAS_REQUESTS_UNIXSOCKET:
-        module.fail_json(
-            msg=missing_required_lib("requests-unixsocket"), exception=vmm_api.REQUESTS_UNIXSOCKET_IMPORT_ERROR
-        )
-    work = partial(
-        ensure,
-        state_dir=Path(module.params["state_dir"]),
-        run_dir=Path(module.params["run_dir"]),
-        runner=HostRunner(),
-        check_mode=module.check_mode,
-    )
+    module = AnsibleModule(argument_spec=vm_bulk.argument_spec(VM_OPTIONS), supports_check_mode=True)
     try:
-        items = requested(module.params, shared=["workers", "state_dir", "run_dir"])
-        outcomes = run_each(items, work, workers=module.params["workers"])
+        result = vm_bulk.run(module.params, ensure, check_mode=module.check_mode)
     except MicrovmError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(**report(outcomes))
+    module.exit_json(**result)
 
 
 if __name__ == "__main__":

@@ -92,15 +92,10 @@ vms:
       pid: 4711
 """
 
-from functools import partial
-from pathlib import Path
+from ansible.module_utils.basic import AnsibleModule
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import vm_upgrade, vmm_api
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import report, requested, run_each
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import vm_bulk, vm_upgrade
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.runner import HostRunner
 
 VM_OPTIONS = {
     "name": {"type": "str"},
@@ -112,33 +107,12 @@ VM_OPTIONS = {
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            **VM_OPTIONS,
-            "vms": {"type": "list", "elements": "dict", "options": VM_OPTIONS},
-            "workers": {"type": "int", "default": 8},
-            "state_dir": {"type": "path", "default": "/var/lib/microvm"},
-            "run_dir": {"type": "path", "default": "/run/microvm"},
-        },
-        supports_check_mode=True,
-    )
-    if not vmm_api.HAS_REQUESTS_UNIXSOCKET:
-        module.fail_json(
-            msg=missing_required_lib("requests-unixsocket"), exception=vmm_api.REQUESTS_UNIXSOCKET_IMPORT_ERROR
-        )
-    work = partial(
-        vm_upgrade.ensure,
-        state_dir=Path(module.params["state_dir"]),
-        run_dir=Path(module.params["run_dir"]),
-        runner=HostRunner(),
-        check_mode=module.check_mode,
-    )
+    module = AnsibleModule(argument_spec=vm_bulk.argument_spec(VM_OPTIONS), supports_check_mode=True)
     try:
-        items = requested(module.params, shared=["workers", "state_dir", "run_dir"])
-        outcomes = run_each(items, work, workers=module.params["workers"])
+        result = vm_bulk.run(module.params, vm_upgrade.ensure, check_mode=module.check_mode)
     except MicrovmError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(**report(outcomes))
+    module.exit_json(**result)
 
 
 if __name__ == "__main__":

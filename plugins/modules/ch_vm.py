@@ -165,12 +165,11 @@ vms:
 """
 
 from functools import partial
-from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import capacity, vm_ready, vmm_api
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import report, requested, run_each
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import capacity, vm_bulk, vm_ready
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import report, run_each
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.runner import HostRunner
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.vm_properties import VM
@@ -192,11 +191,6 @@ WAIT_FOR_OPTIONS = {
     "address": {"type": "str"},
     "tcp": {"type": "list", "elements": "int"},
     "http": {"type": "list", "elements": "dict", "options": HTTP_OPTIONS},
-}
-CAPACITY_OPTIONS = {
-    "memory_ratio": {"type": "float", "default": 1.5},
-    "vcpu_ratio": {"type": "float"},
-    "disk_ratio": {"type": "float", "default": 10.0},
 }
 LIMIT_OPTIONS = {
     "cpu_quota": {"type": "str"},
@@ -229,25 +223,14 @@ VM_OPTIONS = {
 
 def main() -> None:
     """Run the module."""
+    capacity_option = {"type": "dict", "options": capacity.RATIO_OPTIONS, "apply_defaults": True}
     module = AnsibleModule(
-        argument_spec={
-            **VM_OPTIONS,
-            "vms": {"type": "list", "elements": "dict", "options": VM_OPTIONS},
-            "capacity": {"type": "dict", "options": CAPACITY_OPTIONS, "apply_defaults": True},
-            "workers": {"type": "int", "default": 8},
-            "state_dir": {"type": "path", "default": "/var/lib/microvm"},
-            "run_dir": {"type": "path", "default": "/run/microvm"},
-        },
-        supports_check_mode=True,
+        argument_spec=vm_bulk.argument_spec(VM_OPTIONS, capacity=capacity_option), supports_check_mode=True
     )
-    if not vmm_api.HAS_REQUESTS_UNIXSOCKET:
-        module.fail_json(
-            msg=missing_required_lib("requests-unixsocket"), exception=vmm_api.REQUESTS_UNIXSOCKET_IMPORT_ERROR
-        )
-    places = {"state_dir": Path(module.params["state_dir"]), "run_dir": Path(module.params["run_dir"])}
+    places = vm_bulk.places(module.params)
     ensure = partial(vm_ready.ensure, **places, runner=HostRunner(), check_mode=module.check_mode)
     try:
-        items = requested(module.params, shared=["capacity", "workers", "state_dir", "run_dir"])
+        items = vm_bulk.items(module.params, "capacity")
         refused = capacity.refuse(items, capacity.Ratios(**module.params["capacity"]), **places)
         let_in = [item for item in items if item["name"] not in refused]
         outcomes = {**refused, **run_each(let_in, ensure, workers=module.params["workers"])}

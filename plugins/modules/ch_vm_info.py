@@ -98,10 +98,11 @@ host:
 from functools import partial
 from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import capacity, vm_facts, vm_record, vmm_api
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import report, run_each
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.runner import HostRunner
 
 
@@ -116,10 +117,10 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    if not vmm_api.HAS_REQUESTS_UNIXSOCKET:
-        module.fail_json(
-            msg=missing_required_lib("requests-unixsocket"), exception=vmm_api.REQUESTS_UNIXSOCKET_IMPORT_ERROR
-        )
+    try:
+        vmm_api.require_library()
+    except MicrovmError as error:
+        module.fail_json(msg=str(error))
     state_dir, run_dir = Path(module.params["state_dir"]), Path(module.params["run_dir"])
     names = vm_record.known(state_dir) if module.params["names"] is None else module.params["names"]
     gather = partial(vm_facts.gather, state_dir=state_dir, run_dir=run_dir, runner=HostRunner())
