@@ -48,7 +48,7 @@ def parse_pool(options: Mapping[str, Any], *, version: int, option: str) -> Pool
     cidr = options.get("cidr") or (DEFAULT_CIDR if version == 4 else None)
     if cidr is None:
         raise MicrovmError("is missing; give a network such as fd12:3456:789a::/48", option=f"{option}.cidr")
-    network = _network(cidr, version, option=f"{option}.cidr")
+    network = parse_network(cidr, version=version, option=f"{option}.cidr")
     prefix = options.get("prefix")
     prefix = DEFAULT_PREFIX[version] if prefix is None else int(prefix)
     longest = network.max_prefixlen - 1
@@ -58,16 +58,19 @@ def parse_pool(options: Mapping[str, Any], *, version: int, option: str) -> Pool
             f"use {network.prefixlen} to {longest}",
             option=f"{option}.prefix",
         )
-    exclude = tuple(_network(text, version, option=f"{option}.exclude") for text in options.get("exclude") or ())
+    exclude = tuple(
+        parse_network(text, version=version, option=f"{option}.exclude") for text in options.get("exclude") or ()
+    )
     return Pool(network, prefix, exclude)
 
 
-def _network(text: str, version: int, *, option: str) -> Network:
+def parse_network(text: object, *, option: str, version: int | None = None) -> Network:
+    """Return a network; raise MicrovmError, naming ``option``, where it is none, or not of the ``version`` that is given."""
     try:
-        network = ip_network(text)
+        network = ip_network(str(text))
     except ValueError as error:
         raise MicrovmError(f"{text!r} is not a network: {error}", option=option) from error
-    if network.version != version:
+    if version not in (None, network.version):
         raise MicrovmError(f"{text!r} is not an IPv{version} network", option=option)
     return network
 
@@ -139,14 +142,15 @@ def parse_mac(text: str) -> str:
     return mac
 
 
-def parse_address(text: str) -> IPv4Address:
-    """Return an IPv4 address; raise MicrovmError where it is none."""
+def parse_address(text: str, version: int, *, option: str) -> Address:
+    """Return an address; raise MicrovmError, naming ``option``, where it is none of this IP ``version``."""
     try:
         address = ip_address(text)
-    except ValueError as error:
-        raise MicrovmError(f"{text!r} is not an IPv4 address such as 10.213.0.2", option="address") from error
-    if not isinstance(address, IPv4Address):
-        raise MicrovmError(f"{text!r} is not an IPv4 address such as 10.213.0.2", option="address")
+    except ValueError:
+        address = None
+    if address is None or address.version != version:
+        example = "10.213.0.2" if version == 4 else "fd12:3456:789a::2"
+        raise MicrovmError(f"{text!r} is not an IPv{version} address such as {example}", option=option)
     return address
 
 

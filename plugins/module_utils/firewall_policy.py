@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
 from typing import Any, Literal
 
-from .addressing import Network, parse_mac
+from .addressing import Network, parse_address, parse_mac, parse_network
 from .errors import MicrovmError
 from .names import check_vm_name
 from .port_ranges import ALL_PORTS, Ports, merged, parse_ports, without
@@ -134,24 +134,12 @@ def _given(value: Any) -> Any:
 
 
 def _address(text: str, version: int, subnet: Any, *, option: str) -> str:
-    try:
-        address = ip_address(text)
-    except ValueError as error:
-        raise MicrovmError(f"{text!r} is not an IPv{version} address", option=option) from error
-    if address.version != version:
-        raise MicrovmError(f"{text!r} is not an IPv{version} address", option=option)
+    address = parse_address(text, version, option=option)
     if subnet is not None:
-        leased = _network(subnet, option="subnet" if version == 4 else "subnet6")
+        leased = parse_network(subnet, option="subnet" if version == 4 else "subnet6")
         if address not in leased:
             raise MicrovmError(f"{address} is not in {leased}, the subnet of the VM's lease", option=option)
     return str(address)
-
-
-def _network(text: Any, *, option: str) -> Network:
-    try:
-        return ip_network(str(text))
-    except ValueError as error:
-        raise MicrovmError(f"{text!r} is not a network: {error}", option=option) from error
 
 
 def _collapsed(networks: Iterable[Network]) -> tuple[Network, ...]:
@@ -201,7 +189,7 @@ def _allow(options: Mapping[str, Any]) -> Allow:
     proto, ports = options.get("proto"), options.get("ports")
     if ports is not None and proto is None:
         raise MicrovmError("ports are those of a protocol; give proto as well", option="egress.allow.proto")
-    network = _network(options.get("cidr"), option="egress.allow.cidr")
+    network = parse_network(options.get("cidr"), option="egress.allow.cidr")
     return Allow(network, proto, ALL_PORTS if ports is None else parse_ports(ports, option="egress.allow.ports"))
 
 
@@ -248,5 +236,5 @@ def _forward(options: Mapping[str, Any]) -> Forward:
             host_address = str(ip_address(host_address))
         except ValueError as error:
             raise MicrovmError(f"{host_address!r} is not an address", option="forwards.host_address") from error
-    sources = _collapsed(_network(text, option="forwards.sources") for text in options.get("sources") or ())
+    sources = _collapsed(parse_network(text, option="forwards.sources") for text in options.get("sources") or ())
     return Forward(options.get("proto") or "tcp", ports, guest_port, host_address, sources or EVERYWHERE)

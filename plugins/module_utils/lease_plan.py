@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from ipaddress import IPv4Address, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from . import addressing
-from .addressing import Network, Pool
+from .addressing import Address, Network, Pool
 from .errors import MicrovmError
 from .host_network import HostNetwork
 from .names import check_vm_name
@@ -51,7 +51,7 @@ class Request:
     pool: Pool
     pool6: Pool | None
     pool_given: bool
-    address: IPv4Address | None
+    address: Address | None
     mac: str | None
     tap_prefix: str
     # What the VM has on another host, and brings with it.
@@ -77,7 +77,9 @@ def parse_request(options: Mapping[str, Any]) -> Request:
         pool=addressing.parse_pool(options.get("pool") or {}, version=4, option="pool"),
         pool6=None if pool6 is None else addressing.parse_pool(pool6, version=6, option="pool6"),
         pool_given=options.get("pool") is not None,
-        address=None if options.get("address") is None else addressing.parse_address(options["address"]),
+        address=None
+        if options.get("address") is None
+        else addressing.parse_address(options["address"], 4, option="address"),
         mac=None if options.get("mac") is None else addressing.parse_mac(options["mac"]),
         tap_prefix=options.get("tap_prefix") or addressing.DEFAULT_TAP_PREFIX,
         lease=None if options.get("lease") is None else _brought(name, options["lease"]),
@@ -168,7 +170,7 @@ class _Allocator:
             )
         return subnet
 
-    def subnet_with(self, pool: Pool, address: IPv4Address) -> Network:
+    def subnet_with(self, pool: Pool, address: Address) -> Network:
         subnet = addressing.subnet_of(pool, address)
         if subnet is None or addressing.guest_address(subnet, address) is None:
             raise MicrovmError(
