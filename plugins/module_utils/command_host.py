@@ -14,6 +14,7 @@ from . import log_rotation, metrics, vm_facts, vm_record
 from .bulk import run_each
 from .command import Command
 from .errors import MicrovmError
+from .files import is_own
 from .runner import HostRunner
 from .sizes import parse_size
 from .vm_paths import Paths
@@ -45,7 +46,9 @@ def rotate_logs(arguments: argparse.Namespace) -> int:
         config = (vm_record.read(paths) or {}).get("config", {})
         consoles = [config.get(line) or {} for line in ("serial", "console")]
         logs = [Path(console["file"]) for console in consoles if console.get("mode") == "File"]
-        for log in (*logs, paths.vmm_log):
+        if is_own(paths.run):  # what a unit's VMM prints is in the journal
+            logs.append(paths.vmm_log)
+        for log in logs:
             try:
                 log_rotation.rotate(log, size=size, keep=arguments.keep)
             except MicrovmError as error:

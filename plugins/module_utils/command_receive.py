@@ -10,6 +10,7 @@ import argparse
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,8 @@ def _disks(paths: Paths) -> None:
         for disk in own:
             status = disk.stat()
             arrived = place / disk.name
+            if not stat.S_ISREG(arrived.lstat().st_mode) or arrived.lstat().st_nlink != 1:
+                raise MicrovmError(f"'{disk.name}' came as something else than a file", vm=paths.name)
             os.chown(arrived, status.st_uid, status.st_gid, follow_symlinks=False)
             arrived.chmod(status.st_mode & 0o777)
             fsync_file(arrived)

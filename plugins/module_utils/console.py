@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from . import vm_record
 from .errors import MicrovmError
-from .guest_output import attach
+from .guest_output import attach, own_file
 from .relay import relay, write_all
 from .tail import Tail
 from .vm_state import Vm
@@ -64,7 +64,7 @@ def line(vm: Vm, which: Which) -> Iterator[int]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise MicrovmError(f"somebody is attached to its {which} already") from error
-        descriptor = attach(config_of(vm, which))
+        descriptor = attach(config_of(vm, which), vm.paths)
         try:
             yield descriptor
         finally:
@@ -120,7 +120,7 @@ def attend(vm: Vm, which: Which, *, escape: bytes | None, source: int = 0, sink:
                 config = config_of(vm, which)
                 if config.get("mode") == "File":
                     tell(f"reading {where}")
-                    left = _show(vm, Path(str(config["file"])), which, source, sink, escape)
+                    left = _show(vm, own_file(config, vm.paths), which, source, sink, escape)
                 else:
                     with line(vm, which) as descriptor, _window(source, descriptor):
                         tell(f"attached to {where}")

@@ -55,7 +55,7 @@ class Parser:
                 return events
             try:
                 value, end = self._decoder.raw_decode(self._text, start)
-            except ValueError:
+            except (ValueError, RecursionError):
                 # Not yet complete; or what a VMM that was killed left, where another object begins after it.
                 after = self._text.find("\n{", start + 1)
                 if after < 0:
@@ -73,9 +73,12 @@ def _event(value: Mapping[str, object]) -> Event | None:
     time, source, event = value.get("timestamp"), value.get("source"), value.get("event")
     if not (isinstance(time, dict) and isinstance(source, str) and isinstance(event, str)):
         return None
+    since = [time.get("secs", 0), time.get("nanos", 0)]
+    if not all(isinstance(number, int | float) for number in since):
+        return None
     properties = value.get("properties")
     return Event(
-        seconds=time.get("secs", 0) + time.get("nanos", 0) / 1e9,
+        seconds=since[0] + since[1] / 1e9,
         source=source,
         event=event,
         properties=properties if isinstance(properties, dict) else {},

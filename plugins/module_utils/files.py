@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,18 @@ def fsync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_own(directory: Path) -> bool:
+    """Return whether a directory is there, and none but root and this process's user can put names into it.
+
+    A VM's run directory is its VMM's user's: what lies there may be a link, or say what root must not believe.
+    """
+    try:
+        status = directory.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid in (0, os.geteuid()) and not status.st_mode & 0o022
 
 
 @contextmanager
@@ -84,11 +97,17 @@ def staged(path: Path, *, mode: int = 0o600, replace: bool = True) -> Iterator[P
     Otherwise it vanishes. The content and the name are on disk when the block has ended. ``mode`` holds from the first
     byte on, unless the tool replaces the file. Without ``replace``, FileExistsError is raised where ``path`` is there by then.
     """
+    with _staged(path, mode=mode, replace=replace) as (temporary, _descriptor):
+        yield temporary
+
+
+@contextmanager
+def _staged(path: Path, *, mode: int, replace: bool) -> Iterator[tuple[Path, int]]:
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
     try:
         os.fchmod(descriptor, mode)
-        yield temporary
+        yield temporary, descriptor
         os.fsync(descriptor)
         if replace:
             temporary.replace(path)
@@ -105,10 +124,15 @@ def staged(path: Path, *, mode: int = 0o600, replace: bool = True) -> Iterator[P
 
 @contextmanager
 def replacing(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
-    """Yield a new file that takes the name ``path`` once the block ends well, as ``staged`` does."""
-    with staged(path, mode=mode) as temporary, temporary.open("r+b") as file:
+    """Yield a new file that takes the name ``path`` once the block ends well, as ``staged`` does.
+
+    Its name is not opened again: in a directory of another user it may lead elsewhere by then.
+    """
+    with (
+        _staged(path, mode=mode, replace=True) as (_temporary, descriptor),
+        os.fdopen(descriptor, "r+b", closefd=False) as file,
+    ):
         yield file
-        file.flush()
 
 
 def write(path: Path, content: bytes, *, mode: int = 0o600) -> None:

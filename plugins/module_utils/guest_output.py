@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import termios
 import tty
@@ -17,6 +18,10 @@ from typing import Any, Protocol
 
 from .errors import MicrovmError
 from .tail import Tail
+from .vm_paths import Paths
+
+# devpts, see pts(4)
+_PTY = re.compile(r"/dev/pts/[0-9]+")
 
 
 class Output(Protocol):
@@ -49,21 +54,25 @@ class Attached:
         os.close(self.descriptor)
 
 
-def attach(config: Mapping[str, Any]) -> int:
+def attach(config: Mapping[str, Any], paths: Paths) -> int:
     """Open a pty or a socket that leads to a guest, from a console of vm.info's configuration; return the descriptor.
 
-    Raises MicrovmError where it leads elsewhere, OSError where the VMM is just gone.
+    That is the VMM's word, by which no other file or terminal is opened than one of its user's. Raises MicrovmError where it
+    leads elsewhere, OSError where the VMM is just gone.
     """
     match config.get("mode"):
         case "Pty":
-            descriptor = os.open(str(config["file"]), os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+            name = str(config.get("file"))
+            if not _PTY.fullmatch(name) or os.stat(name).st_uid != paths.run.stat().st_uid:
+                raise MicrovmError(f"the VMM says that it is {name!r}, which is no pty of its user's")
+            descriptor = os.open(name, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
             # Not flushed: what the guest has written until now is there to be read.
             tty.setraw(descriptor, termios.TCSANOW)
             return descriptor
         case "Socket":
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                connection.connect(str(config["socket"]))
+                connection.connect(str(paths.serial_socket))
             except BaseException:
                 connection.close()
                 raise
@@ -75,9 +84,17 @@ def attach(config: Mapping[str, Any]) -> int:
             )
 
 
-def output(config: Mapping[str, Any]) -> Output:
+def output(config: Mapping[str, Any], paths: Paths) -> Output:
     """Return the output of a console of vm.info's configuration. Raises as ``attach`` does."""
     if config.get("mode") == "File":
         # It begins with the boot: the VMM truncates it then (tests/vmm_contract).
-        return Tail(Path(str(config["file"])))
-    return Attached(attach(config))
+        return Tail(own_file(config, paths))
+    return Attached(attach(config, paths))
+
+
+def own_file(config: Mapping[str, Any], paths: Paths) -> Path:
+    """Return the file that the VMM says it writes a console to. Raises MicrovmError where it is another user's."""
+    path = Path(str(config.get("file")))
+    if path.exists() and path.lstat().st_uid != paths.run.stat().st_uid:
+        raise MicrovmError(f"the VMM says that it is '{path}', which is not its user's")
+    return path

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from .errors import MicrovmError
-from .files import staged
+from .files import is_own, staged
 
 DEFAULT_SIZE = 10 << 20
 DEFAULT_KEEP = 4
@@ -32,8 +32,8 @@ _BLOCK = 1 << 20
 def rotate(path: Path, *, size: int = DEFAULT_SIZE, keep: int = DEFAULT_KEEP) -> bool:
     """Move what a log has to ``PATH.1``, and that to ``PATH.2`` up to ``keep``, where it has at least ``size`` bytes.
 
-    Return whether it did. The last line may go on in the log. Raises MicrovmError for what is no regular file, and on a file
-    system without holes.
+    Return whether it did. The last line may go on in the log. Raises MicrovmError for what is no regular file, on a file
+    system without holes, and in a directory in which another user could put a link in the place of what is written.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -47,6 +47,11 @@ def rotate(path: Path, *, size: int = DEFAULT_SIZE, keep: int = DEFAULT_KEEP) ->
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise MicrovmError(f"'{path}' is no regular file, and is not rotated")
+        if not is_own(path.parent):
+            raise MicrovmError(
+                f"'{path}' is not rotated, since others than root can write to '{path.parent}'; have the log in a directory "
+                "that is root's alone"
+            )
         start = _first_data(descriptor)
         end = status.st_size
         if start is None or end - start < size:

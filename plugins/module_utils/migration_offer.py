@@ -34,10 +34,10 @@ def make(paths: Paths, record: Mapping[str, Any], config: Mapping[str, Any], ver
             raise MicrovmError("a VM that has one is bound to its host and cannot be migrated", option=option)
     copied, shared = [], []
     for disk in config.get("disks") or ():
-        path = Path(disk["path"])
+        path = Path(disk.get("path") or "")
         if not path.is_file():
             raise MicrovmError(
-                f"'{path}' is no file: such a disk can neither be copied nor be found to be shared; it moves with a VM "
+                f"'{disk.get('path') or disk['id']}' is no file: such a disk can neither be copied nor be found to be shared; it moves with a VM "
                 "that is stopped",
                 option=f"disks.{disk['id']}",
             )

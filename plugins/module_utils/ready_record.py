@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import events
+from .errors import MicrovmError
 from .files import write_json
+from .tail import text_of
 from .vm_paths import Paths
 from .vmm_process import started
 
@@ -26,9 +28,9 @@ def boot(paths: Paths, pid: int | None) -> list[Any]:
 def seen(paths: Paths, this_boot: Sequence[Any]) -> list[str]:
     """Return the conditions that have held in a boot."""
     try:
-        written = json.loads((paths.run / _NAME).read_bytes())
+        written = json.loads(text_of(paths.run / _NAME))
         return list(written["met"]) if written["boot"] == list(this_boot) else []
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
+    except (OSError, MicrovmError, ValueError, KeyError, TypeError):
         return []
 
 

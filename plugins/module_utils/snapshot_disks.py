@@ -38,6 +38,10 @@ def of(config: Mapping[str, Any], vm_directory: Path) -> list[Disk]:
     """
     disks = []
     for disk in config.get("disks") or ():
+        if not disk.get("path"):
+            raise MicrovmError(
+                f"the disk '{disk['id']}' is another process's, which nothing here can copy", option="snapshot"
+            )
         path = Path(disk["path"])
         copied = not disk.get("readonly") or path.parent == vm_directory
         if copied and not path.is_file():

@@ -69,9 +69,9 @@ def readable(vm: Vm, source: Path) -> Iterator[Path]:
         try:
             for name in FILES:
                 os.link(source / name, place / name)
-                if user is not None:
-                    os.chown(place / name, 0, user.gid)
-                    (place / name).chmod(0o640)
+                if user is not None:  # by the name that the VMM cannot change
+                    os.chown(source / name, 0, user.gid)
+                    (source / name).chmod(0o640)
             yield place
         finally:
             for name in FILES:

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
+
+from .errors import MicrovmError
+
+# What is read at once: its writer may be a VMM that was taken over.
+_MOST = 64 << 20
 
 
 class Tail:
@@ -25,14 +31,19 @@ class Tail:
         self._position = 0
 
     def new(self) -> bytes:
-        """Return what has come since the last call; nothing where the file is missing."""
+        """Return what has come since the last call, up to 64 MiB; nothing where the file is missing.
+
+        Raises MicrovmError for a link, a FIFO and the like, which a VMM that was taken over could put there.
+        """
         try:
             there = self.path.lstat()
         except (FileNotFoundError, NotADirectoryError):
             return b""
+        if not stat.S_ISREG(there.st_mode):
+            raise MicrovmError(f"'{self.path}' is no regular file; look at what made it")
         if self._descriptor is None or not os.path.samestat(there, os.fstat(self._descriptor)):
             self.close()
-            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         size = os.fstat(self._descriptor).st_size
         if size < self._position:
             self._position = 0
@@ -42,7 +53,7 @@ class Tail:
             if error.errno != errno.ENXIO:  # nothing but a hole is left
                 raise
             return b""
-        data = os.pread(self._descriptor, size - start, start)
+        data = os.pread(self._descriptor, min(size - start, _MOST), start)
         self._position = start + len(data)
         return data
 
@@ -51,6 +62,15 @@ class Tail:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor, self._position = None, 0
+
+
+def text_of(path: Path) -> str:
+    """Return what is in a file, as a Tail reads it. Raises MicrovmError, and OSError."""
+    tail = Tail(path)
+    try:
+        return tail.new().decode(errors="replace")
+    finally:
+        tail.close()
 
 
 def last_lines(text: str, count: int) -> list[str]:

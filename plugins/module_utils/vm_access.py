@@ -13,7 +13,7 @@ import os
 import pwd
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from .vm_user import User
 _PAYLOAD = ("kernel", "initramfs", "firmware", "igvm")
 # What VmConfig calls read-only, by the device.
 _READ_ONLY = {"disks": "readonly", "pmem": "discard_writes"}
+# path_resolution(7)
+_MOST_LINKS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,28 +91,73 @@ def hand_over(config: Mapping[str, Any], paths: Paths, user: User, runner: Runne
 
 
 def give(use: Use, user: User) -> None:
-    """Make a file the user's own; one that is written to and missing is made. Raises MicrovmError for another's file."""
+    """Make a file the user's own; one that is written to and missing is made.
+
+    Raises MicrovmError for another's file, and for one of root's where others can have the path lead to another file.
+    """
     if not use.path.exists() and use.option.endswith(".file"):
-        use.path.touch(mode=0o600)
-    status = use.path.stat()
-    if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
-        return
-    if status.st_uid not in (0, user.uid):
-        raise MicrovmError(
-            f"'{use.path}' belongs to the user {_name(status.st_uid)}, and the VM would write to it; a VM has its files "
-            f"to itself: give it one of root's or of {user.name}'s",
-            option=use.option,
-        )
-    os.chown(use.path, user.uid, user.gid)
-    use.path.chmod(0o600)
+        _require_roots(use)
+        os.close(os.open(use.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    with _opened(use.path) as (file, status):
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+            return
+        if status.st_uid not in (0, user.uid):
+            raise MicrovmError(
+                f"'{use.path}' belongs to the user {_name(status.st_uid)}, and the VM would write to it; a VM has its files "
+                f"to itself: give it one of root's or of {user.name}'s",
+                option=use.option,
+            )
+        if status.st_uid != user.uid:
+            _require_roots(use)
+        os.chown(file, user.uid, user.gid)
+        os.chmod(file, 0o600)
 
 
 def take_back(config: Mapping[str, Any], user: User) -> None:
     """Make root's what is a VM's user's, so that whoever has its id next can do nothing with it."""
     for use in files(config):
-        with suppress(FileNotFoundError):
-            if use.path.stat().st_uid == user.uid:
-                os.chown(use.path, 0, 0)
+        with suppress(FileNotFoundError), _opened(use.path) as (file, status):
+            if status.st_uid == user.uid:
+                os.chown(file, 0, 0)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield a name of a file that leads nowhere else whatever becomes of its path (proc_pid_fd(5)), and what the file is."""
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}", os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _require_roots(use: Use) -> None:
+    """Raise MicrovmError where others than root can have the path lead to another file, with which they would be given that."""
+    here, rest, links = Path("/"), list(use.path.absolute().parts[1:]), 0
+    while rest:
+        status = here.stat()
+        # In a directory that is sticky, others can make names, and change their own only.
+        open_to_others = status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX
+        there = here / rest.pop(0)
+        link = there.is_symlink()
+        links += link
+        if (
+            links > _MOST_LINKS
+            or open_to_others
+            or {status.st_uid, there.lstat().st_uid if link else 0} - {0, os.geteuid()}
+        ):
+            raise MicrovmError(
+                f"others than root can change where '{use.path}' leads, in '{here}'; have it in directories that are root's "
+                "alone",
+                option=use.option,
+            )
+        if link:
+            rest = [*(here / there.readlink()).parts[1:], *rest]
+            here = Path("/")
+        elif there.name == "..":
+            here = here.parent
+        else:
+            here = there
 
 
 def _name(uid: int) -> str:

@@ -42,6 +42,10 @@ def check(config: Config) -> None:
     for name in ids:
         if name.startswith("__"):
             raise MicrovmError(f"the id {name!r} begins with two underscores, as the VMM's own do", option="id")
+        if "/" in name or name in ("", ".", ".."):
+            raise MicrovmError(
+                f"the id {name!r} cannot name a file, as it does in a snapshot; leave '/' out", option="id"
+            )
 
 
 def total_memory(memory: Config) -> int:

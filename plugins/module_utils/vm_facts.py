@@ -94,7 +94,10 @@ def gather(item: Mapping[str, Any], *, state_dir: Path, run_dir: Path, runner: R
 
 def _told_of_its_end(vm: Vm) -> bool:
     """Return whether the VMM has written of its own end to its event log, as one does whose guest has powered off."""
-    return any(event.event == "shutdown" for event in events.read(vm.paths.event_log))
+    try:
+        return any(event.event == "shutdown" for event in events.read(vm.paths.event_log))
+    except (OSError, MicrovmError):
+        return False
 
 
 def _uptime(pid: int | None) -> int | None:

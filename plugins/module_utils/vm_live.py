@@ -146,7 +146,8 @@ def _unplug(vm: Vm, call: Call) -> None:
         if time.monotonic() > deadline:
             return  # what waits for it fails, and the next run tells of it
         time.sleep(_POLL_SECONDS)
-    if call.kind == "net" and held is not None:
+    # The name is the VMM's word: it counts where it is one of the VM's own TAPs.
+    if call.kind == "net" and held is not None and held in vm_record.taps(vm_record.read(vm.paths) or {}):
         tap.remove(vm.runner, held)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from .errors import MicrovmError
+from .tail import text_of
 from .vm_state import Vm
 from .vmm_api import VmmClient, VmmError, VmmUnreachable
 
@@ -83,7 +84,7 @@ def send(vm: Vm, url: str, *, local: bool, timeout: float, give_up: Callable[[],
     other end. ``give_up`` is called after ``timeout`` seconds, to take the other end away; the VM then stays.
     """
     pid = vm.supervisor.pid()
-    seen = _size(vm.paths.event_log)
+    failed_before = _failures(vm)
     refusals: list[str] = []
     answered = threading.Event()
 
@@ -103,7 +104,7 @@ def send(vm: Vm, url: str, *, local: bool, timeout: float, give_up: Callable[[],
     while vm.supervisor.pid() == pid:
         if refusals:
             return False, refusals[0]
-        if answered.is_set() and _FAILED in _since(vm.paths.event_log, seen):
+        if answered.is_set() and _failures(vm) > failed_before:
             return False, f"the VMM reports that the migration has failed; {vm.supervisor.last_words()}"
         if time.monotonic() > deadline:
             if given_up:
@@ -129,14 +130,5 @@ def arrived(api_socket: Path, alive: Callable[[], bool]) -> bool:
     return False
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _since(path: Path, offset: int) -> str:
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            return file.read().decode(errors="replace")
-    except FileNotFoundError:
-        return ""
+def _failures(vm: Vm) -> int:
+    return text_of(vm.paths.event_log).count(_FAILED)

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from . import tap, vm_access, vm_user
 from .errors import MicrovmError
+from .files import is_own
 from .vm_config import Spec
 from .vm_state import Vm
 
@@ -27,6 +28,8 @@ def prepare(vm: Vm, spec: Spec) -> list[str]:
         vm_access.hand_over(spec.config, vm.paths, user, vm.runner)
         owner = user.uid
     else:
+        if not is_own(vm.paths.run):  # a unit's VMM had it
+            shutil.rmtree(vm.paths.run, ignore_errors=True)
         vm.paths.run.mkdir(mode=0o700, parents=True, exist_ok=True)
     made: list[str] = []
     try:

@@ -21,11 +21,11 @@ from typing import Any
 from . import events, guest_probe, readiness, ready_record, tap, vm_lifecycle, vm_record
 from .bulk import Outcome
 from .errors import MicrovmError
-from .guest_output import Output, output
+from .guest_output import Output, output, own_file
 from .names import check_vm_name
 from .readiness import Condition, NotReady, Readiness
 from .runner import Runner
-from .tail import last_lines
+from .tail import last_lines, text_of
 from .vm_state import Current, Vm, current
 from .vsock_notify import Listener
 
@@ -135,7 +135,7 @@ class Probe:
     def attach(self) -> None:
         """Begin to read the serial port."""
         try:
-            self._output = output(self._config.get("serial") or {})
+            self._output = output(self._config.get("serial") or {}, self._vm.paths)
         except OSError as error:
             raise MicrovmError(f"the serial port cannot be read: {error}", option="wait_for.serial") from error
 
@@ -193,11 +193,11 @@ class Probe:
         self._read()
         serial = self._text
         if self._output is None and (self._config.get("serial") or {}).get("mode") == "File":
-            with suppress(OSError):
-                serial = Path(self._config["serial"]["file"]).read_text(errors="replace")
+            with suppress(OSError, MicrovmError):
+                serial = text_of(own_file(self._config["serial"], self._vm.paths))
         vmm = ""
-        with suppress(OSError):
-            vmm = self._vm.paths.vmm_log.read_text(errors="replace")
+        with suppress(OSError, MicrovmError):
+            vmm = text_of(self._vm.paths.vmm_log)
         told = {
             "on the serial port": last_lines(serial, _TOLD_LINES),
             "events": [str(event) for event in self._events[-_TOLD_LINES:]],

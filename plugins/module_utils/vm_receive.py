@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 from collections.abc import Mapping
 from dataclasses import replace
@@ -71,8 +72,10 @@ def make_ready(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
     except BaseException:
         discard(vm)
         raise
-    places = f"--state-dir {paths.state.parent.parent} --run-dir {paths.run.parent}"
-    command = f"{item.get('command') or COMMAND} {places} receive {paths.name}"
+    command = item.get("command") or COMMAND
+    command += " " + shlex.join(
+        [*("--state-dir", str(paths.state.parent.parent), "--run-dir", str(paths.run.parent)), "receive", paths.name]
+    )
     facts["authorized_key"] = migration_channel.authorized_key(offered["public_key"], command)
     return Outcome(changed=True, facts=facts, actions=("made ready for the guest",))
 

@@ -38,6 +38,27 @@ def taps(record: Mapping[str, Any]) -> set[str]:
     return {net["tap"] for net in nets if "tap" in net} | set(booted.get("taps", ()))
 
 
+def attached_disks(record: Mapping[str, Any], config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the disks that a VMM says it has, as they are on record: its word, by which root would copy any file, is not enough.
+
+    Raises MicrovmError for one that is not on record.
+    """
+    booted = (record.get("booted") or {}).get("config", {})
+    disks = [*(booted.get("disks") or ()), *(record.get("config", {}).get("disks") or ())]
+    by_name = {(disk["id"], disk.get("path")): disk for disk in disks}
+    found = []
+    for disk in config.get("disks") or ():
+        name = (disk.get("id"), disk.get("path"))
+        if name not in by_name:
+            raise MicrovmError(
+                f"the VMM has the disk {name[0]!r}, {name[1]!r}, which is not on record; bring the VM to what is asked for, "
+                "or restart it",
+                option="disks",
+            )
+        found.append(by_name[name])
+    return found
+
+
 def known(state_dir: Path) -> list[str]:
     """Return the names of the VMs on record."""
     return sorted(path.parent.name for path in (state_dir / "vms").glob("*/vm.json"))

@@ -37,7 +37,9 @@ _MIGRATING = "currently migrating"
 def offer(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
     """Tell what the other host has to know, and make the key with which this one comes to it. Raises MicrovmError."""
     now = _movable(vm)
-    made = migration_offer.make(vm.paths, now.record or {}, now.info["config"], vm.client().ping()["version"])
+    record, config = now.record or {}, now.info["config"]
+    config = {**config, "disks": vm_record.attached_disks(record, config), "payload": record["config"]["payload"]}
+    made = migration_offer.make(vm.paths, record, config, vm.client().ping()["version"])
     ready = ready_record.seen(vm.paths, ready_record.boot(vm.paths, now.pid))
     made |= {"state": now.state, "ready": ready, "probes": [], "public_key": None}
     if not check_mode:
@@ -114,7 +116,7 @@ def _channel(vm: Vm, item: Mapping[str, Any]) -> Channel:
 def _let_connect(vm: Vm, path: Path) -> None:
     user = vm_user.find(vm.paths.name) if vm.supervisor.unprivileged else None
     if user is not None:
-        os.chown(path, user.uid, user.gid)
+        os.chown(path, user.uid, user.gid, follow_symlinks=False)
 
 
 def _stay(vm: Vm, state: str) -> None:

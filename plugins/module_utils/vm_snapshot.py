@@ -21,6 +21,7 @@ from . import (
     snapshot_memory,
     snapshot_store,
     vm_config,
+    vm_record,
     vm_restart,
     vmm_versions,
 )
@@ -128,8 +129,9 @@ def _planned(vm: Vm, item: Mapping[str, Any], state_dir: Path) -> tuple[bool, Cu
 
 
 def _config(now: Current) -> Mapping[str, Any]:
-    config: Mapping[str, Any] = now.info.get("config") or (now.record or {})["config"]
-    return config
+    record = now.record or {}
+    config: Mapping[str, Any] = now.info.get("config") or record["config"]
+    return {**config, "disks": vm_record.attached_disks(record, config)}
 
 
 def clear_unfinished(vm: Vm, state_dir: Path, *, check_mode: bool = False) -> list[str]:

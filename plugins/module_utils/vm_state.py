@@ -95,7 +95,12 @@ def current(vm: Vm) -> Current:
     if pid is not None:
         try:
             info = vm.client().info()
-            state = _STATES[info["state"]]
+            known = _STATES.get(info["state"])
+            if known is None:
+                raise MicrovmError(
+                    f"the VMM says that the VM is {info['state']!r}, with which nothing can be done here"
+                )
+            state = known
         except VmmError:
             state = "stopped"  # the VMM lives and has no VM
         except VmmUnreachable:

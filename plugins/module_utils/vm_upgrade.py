@@ -25,7 +25,7 @@ from . import (
 )
 from .bulk import Outcome
 from .errors import MicrovmError
-from .files import locked_directory
+from .files import is_own, locked_directory
 from .handover import Journal
 from .names import check_vm_name
 from .runner import Runner
@@ -157,8 +157,11 @@ def _upgrade(vm: Vm, now: Current, spec: Spec, *, timeout: float) -> None:
 
 
 def recover(vm: Vm) -> list[str]:
-    """Finish or undo what a run that was killed has begun; return what was done, in words."""
-    journal = Journal.read(_journal(vm))
+    """Finish or undo what a run that was killed has begun; return what was done, in words.
+
+    A unit's VMM, which is never moved so, could write the journal itself, and have root rename and remove what it likes.
+    """
+    journal = Journal.read(_journal(vm)) if is_own(vm.paths.run) else None
     if journal is None:
         return []
     spec = vm_config.parse((vm_record.read(vm.paths) or {})["options"], vm.paths)

@@ -141,12 +141,20 @@ class VmmClient:
         self.call("PUT", "vmm.shutdown")
 
     def info(self) -> Json:
-        """Return the VM's ``state`` (Created, Running, Shutdown, Paused), ``config`` and memory (VmInfo)."""
-        return self._get("vm.info")
+        """Return the VM's ``state`` (Created, Running, Shutdown, Paused, BreakPoint), ``config`` and memory (VmInfo)."""
+        info = self._get("vm.info")
+        if not (isinstance(info.get("state"), str) and isinstance(info.get("config"), dict)):
+            raise MicrovmError(f"the VMM at '{self.socket_path}' answers vm.info without a state and a configuration")
+        return info
 
     def counters(self) -> Json:
         """Return the counters of each device, keyed by its id."""
-        return self._get("vm.counters")
+        devices = self._get("vm.counters").items()
+        return {
+            name: {counter: value for counter, value in counters.items() if isinstance(value, int | float)}
+            for name, counters in devices
+            if isinstance(counters, dict)
+        }
 
     def create(self, config: Mapping[str, Any]) -> None:
         """Create the VM from a VmConfig, without booting it."""

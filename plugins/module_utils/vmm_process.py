@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from .errors import MicrovmError
-from .files import write_json
+from .files import is_own, write_json
 from .tail import quoted
 
 _POLL_SECONDS = 0.02
@@ -84,7 +84,9 @@ class DetachedProcess:
         self._log = log
 
     def pid(self) -> int | None:
-        """See Supervisor.pid. A zombie is dead."""
+        """See Supervisor.pid. A zombie is dead. What another user, such as that of a unit's VMM, could write is not believed."""
+        if not is_own(self._file.parent):
+            return None
         try:
             remembered = json.loads(self._file.read_text())
         except (FileNotFoundError, NotADirectoryError, ValueError):

@@ -54,10 +54,11 @@ class Listener:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             self.path.unlink(missing_ok=True)
+            # The file gets the mode of its socket; its name can be another file's a moment later, by the directory's owner.
+            os.fchmod(listener.fileno(), 0o600)
             listener.bind(str(self.path))
             owner = self.path.parent.stat()
-            os.chown(self.path, owner.st_uid, owner.st_gid)
-            self.path.chmod(0o600)
+            os.chown(self.path, owner.st_uid, owner.st_gid, follow_symlinks=False)
             listener.listen(16)
         except BaseException:
             listener.close()

@@ -59,7 +59,8 @@ def proxy_argv(connection: HostConnection) -> list[str]:
         argv += ["-p", str(connection.port)]
     if connection.key is not None:
         argv += ["-i", connection.key]
-    return [*(argument.replace("%", "%%") for argument in argv), "-W", "[%h]:%p", "--", connection.address]
+    escaped = [argument.replace("%", "%%") for argument in (*argv, connection.address)]
+    return [*escaped[:-1], "-W", "[%h]:%p", "--", escaped[-1]]
 
 
 def guest_arguments(connection: HostConnection, host: str, name: str, *, jump: bool) -> str:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from .ssh_proxy import HostConnection, control_path, guest_arguments
 
 Naming = Literal["short", "qualified"]
+_ADDRESS = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ def guests(status: Mapping[str, Any], *, naming: Naming, taken: Collection[str] 
 
     ``status`` is the document that the playbook status writes: ``{"hosts": {HOST: {"vms": {NAME: FACTS}}}}``. A name is
     HOST-NAME where ``naming`` says so, where two hosts have a VM of that name, and where it is ``taken``: two VMs must
-    not become one host of the inventory.
+    not become one host of the inventory, nor one take the place of the localhost that Ansible has without an inventory.
     """
     found = [
         (host, name, facts)
@@ -51,7 +53,10 @@ def guests(status: Mapping[str, Any], *, naming: Naming, taken: Collection[str] 
     counts = Counter(name for _host, name, _facts in found)
     return [
         Guest(
-            f"{host}-{name}" if naming == "qualified" or counts[name] > 1 or name in taken else name, name, host, facts
+            f"{host}-{name}" if naming == "qualified" or counts[name] > 1 or name in {*taken, "localhost"} else name,
+            name,
+            host,
+            facts,
         )
         for host, name, facts in found
     ]
@@ -78,7 +83,8 @@ def variables(guest: Guest, connection: HostConnection, *, jump: bool) -> dict[s
         "microvm_labels": dict(guest.labels),
     }
     address = guest.labels.get("address") or guest.labels.get("address6")
-    if address is not None:
+    # The host's word, which becomes an argument of ssh here: with a "-" in front it would be an option.
+    if address is not None and _ADDRESS.fullmatch(str(address)):
         values["ansible_host"] = address
         values["ansible_control_path"] = control_path(guest.host, guest.name)
         values["ansible_ssh_common_args"] = guest_arguments(connection, guest.host, guest.name, jump=jump)

@@ -66,3 +66,9 @@ def test_boots_are_counted() -> None:
 
 def test_an_event_in_words() -> None:
     assert str(EXPECTED[1]) == "2.000 virtio-device activated id=_disk0 {\u00e9"
+
+
+def test_what_a_vmm_that_was_taken_over_writes_is_no_event() -> None:
+    odd = '{"timestamp": {"secs": "1"}, "source": "vm", "event": "booted"}'
+    deep = '{"a":' * 100_000
+    assert Parser().feed(f"{odd}\n{deep}\n".encode()) == []

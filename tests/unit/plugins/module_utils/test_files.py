@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import threading
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.files import locked_directory, replacing
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.files import is_own, locked_directory, replacing
 
 
 def test_replaces_whole_with_the_mode(tmp_path: Path) -> None:
@@ -76,3 +77,34 @@ def test_who_waited_for_a_directory_that_is_gone_has_a_new_one(tmp_path: Path) -
 def test_a_directory_that_is_missing_needs_no_lock(tmp_path: Path) -> None:
     with locked_directory(tmp_path / "missing", make=False):
         assert not (tmp_path / "missing").exists()
+
+
+def test_what_is_written_does_not_go_where_another_put_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("as it was")
+    directory = tmp_path / "of another"
+    directory.mkdir()
+    fchmod = os.fchmod
+
+    def change_meanwhile(descriptor: int, mode: int) -> None:
+        fchmod(descriptor, mode)
+        temporary = next(directory.iterdir())
+        temporary.unlink()
+        temporary.symlink_to(victim)
+
+    monkeypatch.setattr(os, "fchmod", change_meanwhile)
+    with replacing(directory / "ready.json") as file:
+        file.write(b"changed")
+    assert victim.read_text() == "as it was"
+
+
+def test_a_directory_is_own_that_no_other_can_write_to(tmp_path: Path) -> None:
+    directory = tmp_path / "web"
+    assert not is_own(directory)
+    directory.mkdir(mode=0o700)
+    assert is_own(directory)
+    directory.chmod(0o770)
+    assert not is_own(directory)
+    directory.chmod(0o700)
+    os.chown(directory, 4242, 4242)
+    assert not is_own(directory)

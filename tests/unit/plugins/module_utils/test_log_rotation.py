@@ -80,3 +80,11 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MicrovmError, match="no regular file"):
         rotate(tmp_path / "pipe", size=1)
     assert not (tmp_path / "link.1").exists()
+
+
+def test_where_another_could_put_a_link_nothing_is_rotated(tmp_path: Path) -> None:
+    (tmp_path / "vmm.log").write_bytes(numbered(0, 1000))
+    os.chown(tmp_path, 4242, 4242)
+    with pytest.raises(MicrovmError, match="others than root can write to"):
+        rotate(tmp_path / "vmm.log", size=1)
+    assert os.listdir(tmp_path) == ["vmm.log"]

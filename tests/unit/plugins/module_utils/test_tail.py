@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import tail
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.tail import Tail, last_lines
 
 
@@ -19,25 +21,25 @@ def append(path: Path, data: bytes) -> None:
 
 def test_only_what_is_new_comes(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    tail = Tail(path)
-    assert tail.new() == b""
+    log = Tail(path)
+    assert log.new() == b""
     append(path, b"one")
-    assert tail.new() == b"one"
+    assert log.new() == b"one"
     append(path, b"two")
-    assert tail.new() == b"two"
-    assert tail.new() == b""
+    assert log.new() == b"two"
+    assert log.new() == b""
 
 
 def test_a_file_that_was_cut_or_replaced_comes_whole(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    tail = Tail(path)
+    log = Tail(path)
     append(path, b"a long line")
-    tail.new()
+    log.new()
     path.write_bytes(b"cut")
-    assert tail.new() == b"cut"
+    assert log.new() == b"cut"
     path.unlink()
     append(path, b"cut and new")
-    assert tail.new() == b"cut and new"
+    assert log.new() == b"cut and new"
 
 
 def test_a_hole_is_skipped(tmp_path: Path) -> None:
@@ -45,17 +47,26 @@ def test_a_hole_is_skipped(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.seek(1 << 20)
         file.write(b"after the hole")
-    tail = Tail(path)
-    assert tail.new() == b"after the hole"
+    log = Tail(path)
+    assert log.new() == b"after the hole"
     os.truncate(path, 2 << 20)
-    assert tail.new().strip(b"\0") == b""
+    assert log.new().strip(b"\0") == b""
 
 
-def test_a_link_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_is_not_followed_and_a_fifo_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"secret")
     (tmp_path / "log").symlink_to("secret")
-    with pytest.raises(OSError):
-        Tail(tmp_path / "log").new()
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("log", "fifo"):
+        with pytest.raises(MicrovmError, match="is no regular file"):
+            Tail(tmp_path / name).new()
+
+
+def test_what_is_huge_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail, "_MOST", 4)
+    (tmp_path / "log").write_bytes(b"four and more")
+    log = Tail(tmp_path / "log")
+    assert [log.new(), log.new()] == [b"four", b" and"]
 
 
 def test_the_last_lines_are_what_can_be_read() -> None:

@@ -91,15 +91,43 @@ def test_landlock_names_what_the_vmm_does_not_know_itself(tmp_path: Path) -> Non
     }
 
 
+USER = User("vm-web", 4242, 4242)
+
+
+def test_a_file_of_roots_is_given_and_taken_back(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(b"")
+    (tmp_path / "link").symlink_to("disk")  # as those of LVM
+    vm_access.give(Use("disks.root", tmp_path / "link", writes=True), USER)
+    assert (disk.stat().st_uid, disk.stat().st_mode & 0o777) == (4242, 0o600)
+    vm_access.take_back(config(disks=[{"id": "root", "path": str(tmp_path / "link")}]), USER)
+    assert disk.stat().st_uid == 0
+
+
 def test_another_users_file_is_not_given(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(b"")
-    given = []
-    status = os.stat_result((0o100600, 1, 1, 1, 4242, 4242, 0, 0, 0, 0))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "stat", lambda _self, **_options: status)
-        patch.setattr(Path, "exists", lambda _self: True)
-        patch.setattr(os, "chown", lambda *arguments: given.append(arguments))
-        with pytest.raises(MicrovmError, match="belongs to the user 4242, and the VM would write to it"):
-            vm_access.give(Use("disks.root", disk, writes=True), User("vm-web", 999, 999))
-    assert not given
+    os.chown(disk, 4343, 4343)
+    with pytest.raises(MicrovmError, match="belongs to the user 4343, and the VM would write to it"):
+        vm_access.give(Use("disks.root", disk, writes=True), USER)
+    assert disk.stat().st_uid == 4343
+
+
+@pytest.mark.parametrize("name", ["link", "file", "sticky/link", "loop", "missing/../link"])
+def test_nothing_of_roots_is_given_where_another_can_change_what_it_is(tmp_path: Path, name: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"")
+    directory = tmp_path / "of another"
+    (directory / "sticky").mkdir(parents=True)
+    (directory / "link").symlink_to(secret)
+    (directory / "file").hardlink_to(secret)
+    (directory / "sticky/link").symlink_to(secret)
+    (directory / "loop").symlink_to("loop")
+    os.chown(directory / "sticky/link", 4242, 4242, follow_symlinks=False)
+    (directory / "sticky").chmod(0o1777)
+    if not name.startswith("sticky"):
+        os.chown(directory, 4242, 4242)
+    with pytest.raises(MicrovmError, match="others than root can change where"):
+        vm_access.give(Use("serial.file", directory / name, writes=True), USER)
+    assert secret.stat().st_uid == 0
+    assert not (directory / "missing").exists()

@@ -161,6 +161,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"disks": [{"vhost_socket": "/a"}]}, "option 'disks.vhost_socket': takes memory.shared"),
     ({"disks": [{"path": "/a", "id": "__x"}]}, "option 'id': the id '__x' begins with two underscores"),
+    ({"disks": [{"path": "/a", "id": "../x"}]}, "option 'id': the id '../x' cannot name a file"),
     ({"disks": [{"path": "/a", "id": "x"}], "nets": [{"tap": "t", "id": "x"}]}, "the id 'x' stands twice"),
     ({"nets": [{}]}, "option 'nets.tap': the NIC net0 takes either a tap or a vhost_socket"),
     ({"nets": [{"tap": "t"}, {"tap": "t"}]}, "option 'nets': the TAP 't' stands twice"),

@@ -133,7 +133,7 @@ REQUESTS: list[tuple[Callable[[VmmClient], object], tuple[str, str, Any]]] = [
 @pytest.mark.parametrize(("call", "expected"), REQUESTS, ids=[request[1][1] for request in REQUESTS])
 def test_requests(vmm: Vmm, client: VmmClient, call: Callable[[VmmClient], object], expected: Any) -> None:
     if expected[0] == "GET":
-        vmm.status, vmm.body = 200, "{}"
+        vmm.status, vmm.body = 200, '{"state": "Running", "config": {}}'
     call(client)
     method, path, body = expected
     assert vmm.requests == [(method, f"/api/v1/{path}", body)]
@@ -143,6 +143,18 @@ def test_answers(vmm: Vmm, client: VmmClient) -> None:
     assert client.add("disk", {"path": "/d"}) is None
     vmm.status, vmm.body = 200, '{"id": "_disk1", "bdf": "0000:00:05.0"}'
     assert client.add("disk", {"path": "/d"}) == {"id": "_disk1", "bdf": "0000:00:05.0"}
+
+
+@pytest.mark.parametrize("info", ["{}", '{"state": ["Running"], "config": {}}', '{"state": "Running", "config": []}'])
+def test_odd_information_is_refused(vmm: Vmm, client: VmmClient, info: str) -> None:
+    vmm.status, vmm.body = 200, info
+    with pytest.raises(MicrovmError, match="without a state and a configuration"):
+        client.info()
+
+
+def test_counters_are_numbers(vmm: Vmm, client: VmmClient) -> None:
+    vmm.status, vmm.body = 200, '{"_disk0": {"read_bytes": 5, "odd": "6"}, "odd": 7}'
+    assert client.counters() == {"_disk0": {"read_bytes": 5}}
 
 
 def test_cause_chain_of_a_refusal(vmm: Vmm, client: VmmClient) -> None:

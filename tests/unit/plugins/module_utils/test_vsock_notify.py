@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
 from collections.abc import Iterator
@@ -80,3 +81,22 @@ def test_what_a_dead_run_left_is_replaced(tmp_path: Path) -> None:
 def test_a_path_that_is_too_long_is_refused() -> None:
     with pytest.raises(MicrovmError, match="run_dir"):
         Listener(Path("/") / ("x" * 100) / "vsock.sock")
+
+
+def test_no_other_file_is_given_to_the_owner_of_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"")
+    run = tmp_path / "run"
+    run.mkdir()
+    os.chown(run, 4242, 4242)
+    chown = os.chown
+
+    def change_meanwhile(path: Path, *arguments: int, **options: bool) -> None:
+        path.unlink()
+        path.symlink_to(secret)
+        chown(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "chown", change_meanwhile)
+    with Listener(run / "vsock.sock") as listener:
+        listener.open()
+    assert (secret.stat().st_uid, stat.S_IMODE(secret.stat().st_mode)) == (0, 0o644)

@@ -45,6 +45,11 @@ def test_the_host_s_own_connection_is_carried() -> None:
     ]
 
 
+def test_an_address_with_a_zone_is_no_token_of_ssh() -> None:
+    connection = HostConnection.of("hv1", {"host": "fe80::1%eth0"})
+    assert ssh_proxy.proxy_argv(connection)[-1] == "fe80::1%%eth0"
+
+
 def test_what_is_not_told_is_left_to_ssh() -> None:
     connection = HostConnection.of("hv1", {})
     assert ssh_proxy.proxy_argv(connection) == ["ssh", "-o", "BatchMode=yes", "-W", "[%h]:%p", "--", "hv1"]

@@ -70,3 +70,13 @@ def test_a_vm_whose_vmm_does_not_answer_is_there() -> None:
 def test_an_address_of_ipv6_alone_is_taken() -> None:
     (guest,) = vm_inventory.guests({"hosts": {"h1": {"vms": {"web": vm(address6="fd00::2")}}}}, naming="short")
     assert vm_inventory.variables(guest, CONNECTION, jump=True)["ansible_host"] == "fd00::2"
+
+
+def test_no_vm_is_localhost() -> None:
+    assert names({"hosts": {"h1": {"vms": {"localhost": vm()}}}}) == ["h1-localhost"]
+
+
+def test_what_a_host_says_is_no_option_of_ssh() -> None:
+    facts = vm(address="-oProxyCommand=touch /tmp/x")
+    (guest,) = vm_inventory.guests({"hosts": {"h1": {"vms": {"web": facts}}}}, naming="short")
+    assert "ansible_host" not in vm_inventory.variables(guest, CONNECTION, jump=True)
