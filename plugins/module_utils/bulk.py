@@ -65,8 +65,8 @@ def run_each(
 ) -> dict[str, Outcome | MicrovmError]:
     """Call ``work`` on each VM's options, at most ``workers`` at a time, and return the outcomes by VM name.
 
-    A VM whose work raises MicrovmError does not stop the others: its outcome is the error. Any other exception is
-    a defect and is raised once all have ended.
+    A VM whose work raises MicrovmError, or to which the system refuses something, such as a full disk, does not stop the others:
+    its outcome is the error. Any other exception is a defect and is raised once all have ended.
     """
 
     def guarded(item: Mapping[str, Any]) -> Outcome | MicrovmError:
@@ -74,6 +74,8 @@ def run_each(
             return work(item)
         except MicrovmError as error:
             return error.for_vm(str(item["name"]))
+        except OSError as error:
+            return MicrovmError(f"the system refused something: {error}").for_vm(str(item["name"]))
 
     todo = list(items)
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -94,6 +95,19 @@ def test_never_more_at_once_than_workers() -> None:
 
     run_each([{"name": str(number)} for number in range(8)], work, workers=2)
     assert running[1] == 2
+
+
+def test_what_the_system_refuses_one_vm_does_not_stop_the_others() -> None:
+    def work(item: Mapping[str, Any]) -> Outcome:
+        if item["name"] == "full":
+            raise OSError(errno.ENOSPC, "No space left on device", "/vms/full/vm.json")
+        return Outcome(changed=False, facts={})
+
+    outcomes = run_each([{"name": "full"}, {"name": "web"}], work)
+    assert "VM 'full'" in str(outcomes["full"]) and "No space left on device: '/vms/full/vm.json'" in str(
+        outcomes["full"]
+    )
+    assert isinstance(outcomes["web"], Outcome)
 
 
 def test_a_defect_is_not_taken_for_a_users_error() -> None:
