@@ -17,6 +17,20 @@ options:
     default: 8
 """
 
+    VMM = r"""
+requirements:
+  - the Python library requests-unixsocket
+options:
+  state_dir:
+    description: The directory in which each VM has its own, C(vms/NAME), for what is kept over a reboot.
+    type: path
+    default: /var/lib/microvm
+  run_dir:
+    description: The directory in which each VM that runs has its own, for sockets and the process id.
+    type: path
+    default: /run/microvm
+"""
+
     ATTRIBUTES = r"""
 options: {}
 attributes:

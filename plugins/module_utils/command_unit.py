@@ -72,7 +72,7 @@ def boot(arguments: argparse.Namespace) -> int:
         return 0
     try:
         spec = _spec(vm)
-        vm_start.wait_for_api(vm)
+        vm_start.wait_for_api(vm.paths.api_socket, vm.supervisor)
         vm_start.create(vm, spec)
         vm_start.boot_and_wait(vm, spec)
     except MicrovmError as error:

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import vm_user
 from .errors import MicrovmError
 from .vm_state import Vm
 
@@ -35,7 +34,7 @@ def _place(vm: Vm) -> Iterator[Path]:
     place = vm.paths.state / _NAME
     clear(vm)
     place.mkdir(mode=0o700)
-    user = vm_user.find(vm.paths.name) if vm.supervisor.unprivileged else None
+    user = vm.user()
     if user is not None:
         os.chown(place, user.uid, user.gid)
     try:
@@ -65,7 +64,7 @@ def written(vm: Vm, target: Path) -> Iterator[Path]:
 def readable(vm: Vm, source: Path) -> Iterator[Path]:
     """Yield a directory from which the VMM can read the files of a snapshot, without a copy of them."""
     with _place(vm) as place:
-        user = vm_user.find(vm.paths.name) if vm.supervisor.unprivileged else None
+        user = vm.user()
         try:
             for name in FILES:
                 os.link(source / name, place / name)

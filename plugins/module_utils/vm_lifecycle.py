@@ -89,15 +89,15 @@ def ensure(
             todo = vm_live.after_boot(spec) if "start" in steps else decision.calls
             steps = _with_calls([*steps, *_tap_steps(vm, spec, now, steps)], todo)
         steps = _with_unit_steps(steps, vm_unit.steps(vm, spec, _asked_options(item, now), wanted))
-        first = now
+        before = now
         stopped_by = None
         if not check_mode:
             stopped_by = _apply(vm, steps, item, spec, now, before_boot)
             now = current(vm)
-            after: str = now.state
+            after = now.state
         else:
-            after = _expected(wanted, first.state)
-    facts = {} if after == "absent" else {**vm_facts.describe(vm, now), "state": after}
+            after = _expected(wanted, now.state)
+    facts = {} if after == "absent" else vm_facts.describe(vm, now)
     reasons = [change.words for change in decision.left]
     facts |= {"state": after, "stopped_by": stopped_by, "restart_required": bool(reasons), "restart_reasons": reasons}
     made = [change for change in changes if change not in decision.left]
@@ -105,7 +105,7 @@ def ensure(
     return Outcome(
         changed=bool(steps or recovered),
         facts=facts,
-        before={"state": first.state, **_shown(made, "before"), **_config((first.record or {}).get("config"), shown)},
+        before={"state": before.state, **_shown(made, "before"), **_config((before.record or {}).get("config"), shown)},
         after={"state": after, **_shown(made, "after"), **_config(spec.config if spec else None, shown)},
         actions=(*recovered, *_said(steps)),
     )

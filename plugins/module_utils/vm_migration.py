@@ -31,11 +31,10 @@ _FAILED = '"migration-failed"'
 
 
 def begin_receiving(api_socket: Path, migration_socket: Path, alive: Callable[[], bool]) -> None:
-    """Have a VMM wait for a VM at ``migration_socket``; return once it waits. It answers nothing else then.
+    """Have a VMM that answers wait for a VM at ``migration_socket``; return once it waits. It answers nothing else then.
 
     It goes on waiting when whoever asked has gone. Raises MicrovmError where it does not begin.
     """
-    _wait_for_api(api_socket, alive)
     migration_socket.unlink(missing_ok=True)
     refusals: list[MicrovmError] = []
 
@@ -54,18 +53,6 @@ def begin_receiving(api_socket: Path, migration_socket: Path, alive: Callable[[]
             raise refusals[0]
         if not alive() or time.monotonic() > deadline:
             raise MicrovmError(f"the VMM that is to receive the VM does not wait at '{migration_socket}'")
-        time.sleep(_POLL_SECONDS)
-
-
-def _wait_for_api(api_socket: Path, alive: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _BEGIN_SECONDS
-    while True:
-        try:
-            VmmClient(str(api_socket), timeout=2.0).ping()
-            return
-        except VmmUnreachable as error:
-            if not alive() or time.monotonic() > deadline:
-                raise MicrovmError(f"the VMM that is to receive the VM does not answer: {error.message}") from error
         time.sleep(_POLL_SECONDS)
 
 

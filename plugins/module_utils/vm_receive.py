@@ -72,10 +72,7 @@ def make_ready(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
     except BaseException:
         discard(vm)
         raise
-    command = item.get("command") or COMMAND
-    command += " " + shlex.join(
-        [*("--state-dir", str(paths.state.parent.parent), "--run-dir", str(paths.run.parent)), "receive", paths.name]
-    )
+    command = f"{item.get('command') or COMMAND} {shlex.join([*paths.arguments(), 'receive', paths.name])}"
     facts["authorized_key"] = migration_channel.authorized_key(offered["public_key"], command)
     return Outcome(changed=True, facts=facts, actions=("made ready for the guest",))
 

@@ -22,7 +22,6 @@ from . import (
     vm_moving,
     vm_record,
     vm_restart,
-    vm_user,
 )
 from .bulk import Outcome
 from .errors import MicrovmError
@@ -114,7 +113,7 @@ def _channel(vm: Vm, item: Mapping[str, Any]) -> Channel:
 
 
 def _let_connect(vm: Vm, path: Path) -> None:
-    user = vm_user.find(vm.paths.name) if vm.supervisor.unprivileged else None
+    user = vm.user()
     if user is not None:
         os.chown(path, user.uid, user.gid, follow_symlinks=False)
 

@@ -17,6 +17,7 @@ from .vm_config import Spec
 from .vm_life import Life
 from .vm_state import Vm
 from .vmm_api import VmmClient, VmmUnreachable
+from .vmm_process import Supervisor
 
 _API_SECONDS = 20.0
 _POLL_SECONDS = 0.02
@@ -52,7 +53,7 @@ def start(vm: Vm, spec: Spec, fill: Callable[[VmmClient], None] | None = None) -
         made = vm_prepare.prepare(vm, spec)
         vm_life.write(vm.paths, Life("starting", held=True))
         vm.supervisor.start(vm_prepare.arguments(vm, spec))
-        wait_for_api(vm)
+        wait_for_api(vm.paths.api_socket, vm.supervisor)
         if fill is None:
             create(vm, spec)
         else:
@@ -130,21 +131,21 @@ def _undo_start(vm: Vm, taps: list[str], error: BaseException) -> None:
         tap.remove(vm.runner, name)
 
 
-def wait_for_api(vm: Vm) -> None:
-    """Wait until the VMM answers. Raises MicrovmError where it ends before, or takes too long."""
+def wait_for_api(api_socket: Path, supervisor: Supervisor) -> None:
+    """Wait until a VMM answers. Raises MicrovmError where it ends before, or takes too long."""
     deadline = time.monotonic() + _API_SECONDS
     while True:
         try:
-            vm.client(timeout=2.0).ping()
+            VmmClient(str(api_socket), timeout=2.0).ping()
             return
         except VmmUnreachable as error:
-            if vm.supervisor.pid() is None:
+            if supervisor.pid() is None:
                 raise MicrovmError(
-                    f"the VMM ended before its API answered; {vm.supervisor.last_words()}", option="vmm"
+                    f"the VMM ended before its API answered; {supervisor.last_words()}", option="vmm"
                 ) from error
             if time.monotonic() > deadline:
                 raise MicrovmError(
-                    f"the VMM's API did not answer within {_API_SECONDS:g} seconds; {vm.supervisor.last_words()}",
+                    f"the VMM's API did not answer within {_API_SECONDS:g} seconds; {supervisor.last_words()}",
                     option="vmm",
                 ) from error
         time.sleep(_POLL_SECONDS)

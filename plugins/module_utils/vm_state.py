@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from . import systemd_unit, vm_record
+from . import systemd_unit, vm_record, vm_user
 from .errors import MicrovmError
 from .runner import HostRunner, Runner
 from .systemd_unit import DEFAULT_UNIT, SystemdUnit
 from .vm_paths import Paths
+from .vm_user import User
 from .vmm_api import VmmClient, VmmError, VmmUnreachable
 from .vmm_process import DetachedProcess, Supervisor, wait_for_end
 
@@ -65,6 +66,10 @@ class Vm:
         wanted = supervisor or recorded.get("supervisor") or "auto"
         template = unit or recorded.get("unit") or DEFAULT_UNIT
         return cls(paths, _supervisor(paths, runner, wanted, template), runner)
+
+    def user(self) -> User | None:
+        """Return the user that the VMM runs as; None where that is root. Raises MicrovmError where the name is another's."""
+        return vm_user.find(self.paths.name) if self.supervisor.unprivileged else None
 
     def client(self, timeout: float = 10.0) -> VmmClient:
         """Return a client of the VMM's API."""

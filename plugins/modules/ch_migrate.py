@@ -19,14 +19,15 @@ description:
   - Refused by name are VMs with devices that belong to their host (fs, pmem, passed through, vDPA, of other processes), and disks that are no files.
   - A migration that fails leaves the guest running where it was. Where a VMM dies of it and the guest is lost, it is started again from its disks,
     and the step V(stayed) fails and says so.
+  - Both hosts have the same O(state_dir) and O(run_dir).
   - While it is not known where a VM is, neither host starts it. A run that was killed is simply run again.
 author:
   - The microvm.cloud_hypervisor developers (@microvm)
 requirements:
-  - the Python library requests-unixsocket
   - ssh, ssh-keygen and tar
 extends_documentation_fragment:
   - microvm.cloud_hypervisor.bulk
+  - microvm.cloud_hypervisor.bulk.vmm
   - microvm.cloud_hypervisor.bulk.attributes
 attributes:
   diff_mode:
@@ -85,14 +86,6 @@ options:
       host_key: *host_key
       command: *command
       timeout: *timeout
-  state_dir:
-    description: The directory in which each VM has its own, C(vms/NAME). It is the same on both hosts.
-    type: path
-    default: /var/lib/microvm
-  run_dir:
-    description: The directory in which each VM that runs has its own. It is the same on both hosts.
-    type: path
-    default: /run/microvm
 seealso:
   - module: microvm.cloud_hypervisor.ch_lease
   - module: microvm.cloud_hypervisor.ch_upgrade

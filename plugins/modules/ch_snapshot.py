@@ -21,10 +21,9 @@ description:
   - Where a VMM dies in the middle, its guest is lost. It is started again from its disks, and the task fails and says so.
 author:
   - The microvm.cloud_hypervisor developers (@microvm)
-requirements:
-  - the Python library requests-unixsocket
 extends_documentation_fragment:
   - microvm.cloud_hypervisor.bulk
+  - microvm.cloud_hypervisor.bulk.vmm
   - microvm.cloud_hypervisor.bulk.attributes
 attributes:
   idempotent:
@@ -86,10 +85,6 @@ options:
     description: The directory with C(vms/NAME) and C(snapshots/NAME).
     type: path
     default: /var/lib/microvm
-  run_dir:
-    description: The directory in which each VM that runs has its own.
-    type: path
-    default: /run/microvm
 seealso:
   - module: microvm.cloud_hypervisor.ch_snapshot_info
   - module: microvm.cloud_hypervisor.ch_vm

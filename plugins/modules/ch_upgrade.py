@@ -20,10 +20,9 @@ description:
   - A VM that is stopped needs nothing. It starts in what is installed then.
 author:
   - The microvm.cloud_hypervisor developers (@microvm)
-requirements:
-  - the Python library requests-unixsocket
 extends_documentation_fragment:
   - microvm.cloud_hypervisor.bulk
+  - microvm.cloud_hypervisor.bulk.vmm
   - microvm.cloud_hypervisor.bulk.attributes
 options:
   name: &name
@@ -49,14 +48,6 @@ options:
       vmm: *vmm
       force: *force
       timeout: *timeout
-  state_dir:
-    description: The directory in which each VM has its own, C(vms/NAME).
-    type: path
-    default: /var/lib/microvm
-  run_dir:
-    description: The directory in which each VM that runs has its own.
-    type: path
-    default: /run/microvm
 seealso:
   - module: microvm.cloud_hypervisor.ch_vm
 """

@@ -17,10 +17,10 @@ author:
   - The microvm.cloud_hypervisor developers (@microvm)
 requirements:
   - cloud-hypervisor v43 or later
-  - the Python library requests-unixsocket
 extends_documentation_fragment:
   - microvm.cloud_hypervisor.vm
   - microvm.cloud_hypervisor.bulk
+  - microvm.cloud_hypervisor.bulk.vmm
   - microvm.cloud_hypervisor.bulk.attributes
 options:
   capacity:
@@ -42,14 +42,6 @@ options:
         description: For what is free where O(state_dir) lies, against what the VMs' disks may still take.
         type: float
         default: 10
-  state_dir:
-    description: The directory in which each VM has its own, C(vms/NAME), for what is kept over a reboot.
-    type: path
-    default: /var/lib/microvm
-  run_dir:
-    description: The directory in which each VM that runs has its own, for sockets and the process id.
-    type: path
-    default: /run/microvm
 seealso:
   - module: microvm.cloud_hypervisor.ch_vm_info
   - module: microvm.cloud_hypervisor.ch_disks

@@ -13,24 +13,15 @@ description:
   - Returns what M(microvm.cloud_hypervisor.ch_vm) knows of the VMs on a host, and what their VMMs say. Changes nothing.
 author:
   - The microvm.cloud_hypervisor developers (@microvm)
-requirements:
-  - the Python library requests-unixsocket
 extends_documentation_fragment:
   - microvm.cloud_hypervisor.bulk
+  - microvm.cloud_hypervisor.bulk.vmm
   - microvm.cloud_hypervisor.bulk.info
 options:
   names:
     description: The VMs' names. The default is all that are known on the host.
     type: list
     elements: str
-  state_dir:
-    description: The directory in which each VM has its own, C(vms/NAME).
-    type: path
-    default: /var/lib/microvm
-  run_dir:
-    description: The directory in which each VM that runs has its own.
-    type: path
-    default: /run/microvm
 seealso:
   - module: microvm.cloud_hypervisor.ch_vm
 """
