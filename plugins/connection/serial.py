@@ -50,6 +50,7 @@ EXAMPLES = r"""
   tasks:
     - name: Ask for its addresses
       ansible.builtin.raw: ip address
+      changed_when: false
 """
 
 import contextlib

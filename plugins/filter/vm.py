@@ -10,15 +10,20 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
-from ansible_collections.microvm.cloud_hypervisor.plugins.plugin_utils import cloud_init, compose, fleet
+from ansible_collections.microvm.cloud_hypervisor.plugins.plugin_utils import cloud_init, compose, entry_options, fleet
 
 Steps = Mapping[str, Mapping[str, compose.Facts]]
 
 
-def entries(instances: Iterable[compose.Entry], defaults: compose.Entry | None = None) -> list[dict[str, Any]]:
+def entries(
+    instances: Iterable[compose.Entry], defaults: compose.Entry | None = None, check: bool = False
+) -> list[dict[str, Any]]:
     """Check the entries of an inventory and fill in their defaults."""
     try:
-        return compose.entries(instances, defaults or {})
+        filled = compose.entries(instances, defaults or {})
+        if check:
+            entry_options.check(filled)
+        return filled
     except compose.ComposeError as error:
         raise AnsibleFilterError(str(error)) from error
 

@@ -119,7 +119,10 @@ class Cache:
                 return str(known[1])
             digest = sha256_of(source.path)
         except FileNotFoundError as error:
-            raise MicrovmError(f"'{source.path}' is not there", option=f"{source.part}.src") from error
+            raise MicrovmError(
+                f"'{source.path}' is not there, on the host; copy it there first, or give a URL",
+                option=f"{source.part}.src",
+            ) from error
         except OSError as error:
             raise MicrovmError(
                 f"'{source.path}' cannot be read: {error.strerror}", option=f"{source.part}.src"

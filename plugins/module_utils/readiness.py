@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Union
 
 from .errors import MicrovmError
 
@@ -130,7 +130,7 @@ class NotReady(Exception):
 
 
 # Asks for one condition: None where it holds, else what was found instead.
-Probe = Callable[[Condition], str | None]
+Probe = Callable[[Condition], Union[str, None]]
 
 
 def wait(conditions: Sequence[Condition], probe: Probe, *, timeout: float) -> dict[Condition, float]:

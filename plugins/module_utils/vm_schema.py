@@ -82,7 +82,8 @@ def documentation(properties: Sequence[Property], *, added: str = FIRST_RELEASE)
     for prop in properties:
         if prop.option is None:
             continue
-        description = [prop.description]
+        told = prop.default is not False or "V(false)" in prop.description
+        description = [prop.description if told else f"{prop.description} The default is V(false)."]
         if prop.since > OLDEST:
             description.append(f"Needs Cloud Hypervisor {spelled(prop.since)} or later.")
         if prop.until is not None:

@@ -49,7 +49,10 @@ def _said(runner: Runner, vmm: str) -> str:
     """Return what a binary says of its version, asked once as long as it is the same file, for however many VMs."""
     path = shutil.which(vmm)
     if path is None:
-        return runner.run([vmm, "--version"], timeout=10).stdout
+        raise MicrovmError(
+            f"'{vmm}' is not installed on this host; have the role host install it, by host_vmm, or give its path",
+            option="vmm",
+        )
     status = os.stat(path)
     identity = (path, status.st_ino, status.st_size, status.st_mtime_ns)
     # All workers begin with this question.

@@ -60,8 +60,8 @@ options:
   address: &address
     description:
       - The guest's IPv4 address, where it must be a certain one of the pool.
-      - The number of its TAP, and its vsock context id, then follow from the address, as its MAC does. So a VM to which a fleet gives an address
-        of its own can be migrated to any of the hosts.
+      - The number of its TAP, and its vsock context id, then follow from the address, as its MAC does. So a VM to which a
+        fleet gives an address of its own can be migrated to any of the hosts.
     type: str
   mac: &mac
     description: The guest's MAC. The default is derived from its IPv4 address, and so as unique as that.
@@ -73,9 +73,10 @@ options:
     type: str
   lease: &lease
     description:
-      - The lease that the VM has on another host, as this module returned it there, to have the very same here. The guest's addresses and
-        MAC do not change when it is migrated.
-      - It is refused where anything of it is taken here. Give the hosts pools that do not overlap, so that this never happens.
+      - The lease that the VM has on another host, as this module returned it there, to have the very same here. The
+        guest's addresses and MAC do not change when it is migrated.
+      - It is refused where anything of it is taken here. Give the hosts pools that do not overlap, so that this never
+        happens.
     type: dict
     version_added: 0.2.0
   vms:

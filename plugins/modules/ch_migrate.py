@@ -10,15 +10,16 @@ module: ch_migrate
 short_description: Do one step of the live migration of VMs to another host
 version_added: 0.2.0
 description:
-  - The role P(microvm.cloud_hypervisor.vm#role) puts the steps together (its entry point C(migrate)), with the lease and the rules that go with a VM. This module
-    is for it, and for those who build their own.
-  - The memory, and the disks that lie in the VM's own directory, go over ssh, with a key that is made for the one migration and can run
-    nothing but C(microvm receive NAME) on the other host. The memory is copied while the guest runs. Where disks are copied, the
-    guest stands still for as long as that takes.
+  - To move a VM, run the playbook C(microvm.cloud_hypervisor.migrate). It has the role P(microvm.cloud_hypervisor.vm#role) put the
+    steps together, with the lease and the rules that go with a VM. This module is for it, and for those who build their own.
+  - The memory, and the disks that lie in the VM's own directory, go over ssh, with a key that is made for the one migration
+    and can run nothing but C(microvm receive NAME) on the other host. The memory is copied while the guest runs. Where disks
+    are copied, the guest stands still for as long as that takes.
   - Disks elsewhere must be on storage that both hosts have mounted in the same place, which is tried.
-  - Refused by name are VMs with devices that belong to their host (fs, pmem, passed through, vDPA, of other processes), and disks that are no files.
-  - A migration that fails leaves the guest running where it was. Where a VMM dies of it and the guest is lost, it is started again from its disks,
-    and the step V(stayed) fails and says so.
+  - Refused by name are VMs with devices that belong to their host (fs, pmem, passed through, vDPA, of other processes), and
+    disks that are no files.
+  - A migration that fails leaves the guest running where it was. Where a VMM dies of it and the guest is lost, it is started
+    again from its disks, and the step V(stayed) fails and says so.
   - Both hosts have the same O(state_dir) and O(run_dir).
   - While it is not known where a VM is, neither host starts it. A run that was killed is simply run again.
 author:
@@ -44,8 +45,8 @@ options:
     type: str
   state: &state
     description:
-      - The step. In this order, V(offered) on the host that has the VM, V(ready) on the one that it is to move to, V(sent) on the first, V(arrived) on the
-        second, V(left) on the first.
+      - The step. In this order, V(offered) on the host that has the VM, V(ready) on the one that it is to move to, V(sent) on
+        the first, V(arrived) on the second, V(left) on the first.
       - Where V(ready), V(sent) or V(arrived) fails, V(abandoned) on the second host, then V(stayed) on the first.
     type: str
     choices: [offered, ready, sent, arrived, left, abandoned, stayed]
@@ -62,7 +63,9 @@ options:
     description: The user whose C(authorized_keys) there has the key. The default is V(root).
     type: str
   host_key: &host_key
-    description: The other host's public key, such as C(ssh-ed25519 AAAA...), the content of its C(/etc/ssh/ssh_host_ed25519_key.pub).
+    description:
+      - The other host's public key, such as C(ssh-ed25519 AAAA...), the content of its
+        C(/etc/ssh/ssh_host_ed25519_key.pub).
     type: str
   command: &command
     description:
@@ -89,6 +92,8 @@ options:
 seealso:
   - module: microvm.cloud_hypervisor.ch_lease
   - module: microvm.cloud_hypervisor.ch_upgrade
+  - plugin: microvm.cloud_hypervisor.vm
+    plugin_type: role
 """
 
 EXAMPLES = r"""
@@ -108,8 +113,11 @@ RETURN = r"""
 vms:
   description:
     - What was reached for each VM, by its name.
-    - C(offer) is for the other steps. C(authorized_key) is a line for the file C(authorized_keys) of the user. C(left) and C(arrived) tell where the
-      guest is. C(paused_seconds) is for how long it stood still where disks were copied.
+    - C(offer), of V(offered), is for the other steps. C(authorized_key), of V(ready), is a line for the file
+      C(authorized_keys) of the user, and null where no key is needed any more.
+    - C(left), of the steps on the first host, and C(arrived), of those on the second, tell where the guest is.
+    - C(paused_seconds), of V(sent), is for how long it stood still where disks were copied.
+    - With V(arrived) there is also what M(microvm.cloud_hypervisor.ch_vm_info) tells of a VM.
   returned: always
   type: dict
   sample:

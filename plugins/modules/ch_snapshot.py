@@ -10,12 +10,13 @@ module: ch_snapshot
 short_description: Snapshot VMs, go back to a snapshot, and clone VMs
 version_added: 0.2.0
 description:
-  - A snapshot holds the VM's disks and, of one that runs or is paused, its memory and devices, all of the same moment. The guest is
-    paused while they are written, and runs on whatever happens.
+  - A snapshot holds the VM's disks and, of one that runs or is paused, its memory and devices, all of the same moment.
+    The guest is paused while they are written, and runs on whatever happens.
   - Disks share blocks with their copies where the file system can (XFS, Btrfs); elsewhere they are copied with their
     holes, and the guest stands still for that long.
-  - Snapshots are in C(snapshots/VM/NAME) in the state directory, for root alone, with the digest of each file. One appears when it is whole.
-    What a run that was killed has left is removed by the next one, which also resumes the guest if that run had paused it.
+  - Snapshots are in C(snapshots/VM/NAME) in the state directory, for root alone, with the digest of each file. One
+    appears when it is whole. What a run that was killed has left is removed by the next one, which also resumes the guest
+    if that run had paused it.
   - They stay when the VM is removed.
   - Cloud Hypervisor reads the memory only of its own version. Disks alone can be restored with any.
   - Where a VMM dies in the middle, its guest is lost. It is started again from its disks, and the task fails and says so.
@@ -29,7 +30,8 @@ attributes:
   idempotent:
     support: partial
     details:
-      - V(present) with a name, V(absent) and V(cloned) are. V(restored) goes back each time, and V(present) without a name makes another one.
+      - V(present) with a name, V(absent) and V(cloned) are. V(restored) goes back each time, and V(present) without a
+        name makes another one.
 options:
   name: &name
     description: The VM's name. With O(state=cloned), that of the new VM.
@@ -38,10 +40,11 @@ options:
     description:
       - V(present) makes a snapshot unless there is one of this name. It is the default.
       - V(restored) brings the VM back to it, to its options and disks of then, and lets it run. What came after is lost.
-      - V(cloned) makes the root disk and the data disks of a new VM from those in O(source). Provision the new VM then, as the role
-        P(microvm.cloud_hypervisor.vm#role) does. It boots as a new instance, with its own lease, MAC, vsock context id, host name and instance id.
-      - A clone does not take over memory. The guest's memory holds its MAC, addresses, host name and keys, which no VMM can change,
-        so that two guests would claim to be one.
+      - V(cloned) makes the root disk and the data disks of a new VM from those in O(source). Provision the new VM then,
+        as the role P(microvm.cloud_hypervisor.vm#role) does. It boots as a new instance, with its own lease, MAC, vsock
+        context id, host name and instance id.
+      - A clone does not take over memory. The guest's memory holds its MAC, addresses, host name and keys, which no VMM
+        can change, so that two guests would claim to be one.
       - V(absent) removes it, or without O(snapshot) all but the newest O(keep).
     type: str
     choices: [present, restored, cloned, absent]
@@ -124,7 +127,8 @@ RETURN = r"""
 vms:
   description:
     - What was reached for each VM, by its name.
-    - C(snapshot) is the one that was asked for, C(snapshots) are all of the VM, the oldest first, with their sizes in bytes. C(memory) is whether memory is in one.
+    - C(snapshot) is the one that was asked for, C(snapshots) are all of the VM, the oldest first, with their sizes in
+      bytes. C(memory) is whether memory is in one.
     - C(paused_seconds) is for how long the guest stood still.
   returned: always
   type: dict

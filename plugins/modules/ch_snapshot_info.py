@@ -43,7 +43,8 @@ RETURN = r"""
 vms:
   description:
     - The snapshots of each VM, by its name, the oldest first, with their sizes in bytes.
-    - C(unfinished) are the paths of what runs that were killed have left; the next run of M(microvm.cloud_hypervisor.ch_snapshot) removes it.
+    - C(unfinished) are the paths of what runs that were killed have left; the next run of
+      M(microvm.cloud_hypervisor.ch_snapshot) removes it.
   returned: always
   type: dict
   sample:

@@ -10,10 +10,11 @@ module: ch_upgrade
 short_description: Move running VMs to the VMM that is installed now, without a reboot
 version_added: 0.2.0
 description:
-  - A VM runs on in the VMM that it was started with, whatever is installed later. This module starts a VMM of the installed version
-    beside it and migrates the guest, which goes on where it was.
-  - The guest stands still for a moment where its memory is shared (O(microvm.cloud_hypervisor.ch_vm#module:memory.shared)) or in huge
-    pages. Other memory is copied while the guest runs, and its network stands still for that long. Connections survive.
+  - A VM runs on in the VMM that it was started with, whatever is installed later. This module starts a VMM of the
+    installed version beside it and migrates the guest, which goes on where it was.
+  - The guest stands still for a moment where its memory is shared
+    (O(microvm.cloud_hypervisor.ch_vm#module:memory.shared)) or in huge pages. Other memory is copied while the guest
+    runs, and its network stands still for that long. Connections survive.
   - The VM's TAPs, its vsock socket, its serial socket and log keep their names. A pty may have another one afterwards.
   - A move that fails leaves the guest in the VMM that it was in. A run that was killed is finished or undone by the next one.
     Where a VMM dies of it, the guest is lost. It is started again from its disks, and the task fails and says so.

@@ -13,6 +13,8 @@ description:
   - Makes a VM's TAPs, runs a VMM for it, creates and boots the VM over the VMM's API, and stops and removes it again.
   - A start that fails is undone. A VMM that died is noticed, and what it left is cleaned away.
   - A VM that is known can be named without its other options; those on record count then.
+  - Most VMs say O(name), O(cpus), O(memory), O(payload), O(disks) and O(nets), and how they are run by O(state), O(apply),
+    O(wait_for) and O(limits). The other options are for what Cloud Hypervisor can do beside.
 author:
   - The microvm.cloud_hypervisor developers (@microvm)
 requirements:
@@ -46,6 +48,10 @@ seealso:
   - module: microvm.cloud_hypervisor.ch_vm_info
   - module: microvm.cloud_hypervisor.ch_disks
   - module: microvm.cloud_hypervisor.ch_lease
+  - module: microvm.cloud_hypervisor.ch_snapshot
+  - module: microvm.cloud_hypervisor.ch_upgrade
+  - plugin: microvm.cloud_hypervisor.vm
+    plugin_type: role
 """
 
 EXAMPLES = r"""

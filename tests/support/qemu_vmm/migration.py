@@ -116,7 +116,7 @@ def _check_tls(wanted: Json, url: str, what: str, context: str) -> None:
 
 
 def _address(url: str) -> tuple[str, int]:
-    host, _, port = url.removeprefix("tcp:").rpartition(":")
+    host, _colon, port = url.removeprefix("tcp:").rpartition(":")
     return host.strip("[]"), int(port)
 
 

@@ -102,8 +102,10 @@ class Server(http.server.ThreadingHTTPServer):
     def serving(self) -> Iterator[Server]:
         with self:
             threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-            yield self
-            self.shutdown()
+            try:
+                yield self
+            finally:
+                self.shutdown()
 
 
 @pytest.fixture

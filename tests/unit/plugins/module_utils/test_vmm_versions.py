@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import vmm_versions
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import CommandFailed, MicrovmError
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.runner import Completed, HostRunner
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.vmm_versions import installed
 
@@ -49,7 +49,7 @@ def test_a_binary_is_asked_once_until_it_is_replaced(tmp_path: Path) -> None:
 def test_one_that_is_missing_is_named_until_it_is_there(tmp_path: Path) -> None:
     runner = Counting()
     for _number in range(2):
-        with pytest.raises(CommandFailed, match="vmm' is not installed"):
+        with pytest.raises(MicrovmError, match="vmm' is not installed on this host; have the role host"):
             installed(runner, str(tmp_path / "vmm"))
     assert installed(runner, binary(tmp_path / "vmm", "v53.0")) == (53, 0)
 

@@ -56,7 +56,7 @@ def test_a_guest_that_sends_without_end_is_cut_off(listener: Listener) -> None:
         listener.ready()
         listener.ready()
         with pytest.raises(OSError):
-            for _ in range(100):
+            for _attempt in range(100):
                 guest.sendall(b"x" * 5000)
                 listener.ready()
 
