@@ -38,7 +38,7 @@ help:
 
 # ---- What everything needs ----
 
-.PHONY: setup copy guest cloud-guest vmm
+.PHONY: setup copy guest cloud-guest python-guest vmm
 setup: $(VENV)/.done
 	@[ "$$(id -u)" = 0 ] || { echo "this needs root, for TAPs, nftables and network namespaces: sudo make ..." >&2; exit 1; }
 
@@ -61,6 +61,9 @@ guest: copy
 
 cloud-guest: copy
 	python tests/support/cloud_guest/build.py $(CACHE)/cloud_guest
+
+python-guest: guest
+	python tests/support/python_guest/build.py $(CACHE)/small_guest $(CACHE)/python_guest
 
 # ---- The demo ----
 
@@ -115,17 +118,16 @@ units: copy
 test-vmm: copy
 	$(PYTEST) tests/vmm_contract
 
-system: guest cloud-guest
-	$(PYTEST) tests/cloud_init tests/fat32 tests/disks tests/firewall tests/lifecycle tests/fleet
+system: guest cloud-guest python-guest
+	$(PYTEST) tests/cloud_init tests/fat32 tests/disks tests/firewall tests/lifecycle tests/fleet tests/connections
 
 # One of these at a time: the fleet's names are global.
 hosts: copy
 	$(PYTEST) tests/hosts
 
-# The connection plugins, in a guest with Python; with a vsock of its own where there is cargo to build one with.
+# The connection plugins as system tests them, and over a vsock where there is cargo to build its device with.
 VHOST_DEVICE_VSOCK := $(CACHE)/cargo/bin/vhost-device-vsock
-connections: guest
-	python tests/support/python_guest/build.py $(CACHE)/small_guest $(CACHE)/python_guest
+connections: python-guest
 	if command -v cargo; then [ -x $(VHOST_DEVICE_VSOCK) ] || \
 	  cargo install --quiet --locked --root $(CACHE)/cargo --version 0.3.0 vhost-device-vsock; fi
 	cd $(COLLECTION) && if [ -x $(VHOST_DEVICE_VSOCK) ]; then export QEMU_VMM_VSOCK=$(VHOST_DEVICE_VSOCK); fi && \

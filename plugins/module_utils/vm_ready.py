@@ -189,18 +189,15 @@ class Probe:
             self._text = (self._text + self._output.new().decode(errors="replace"))[-_KEPT:]
 
     def last_words(self) -> str:
-        """Return the ends of the serial log, of the event log and of the VMM's log."""
+        """Return the ends of the serial log, of the event log and of what the VMM has printed."""
         self._read()
         serial = self._text
         if self._output is None and (self._config.get("serial") or {}).get("mode") == "File":
             with suppress(OSError, MicrovmError):
                 serial = text_of(own_file(self._config["serial"], self._vm.paths))
-        vmm = ""
-        with suppress(OSError, MicrovmError):
-            vmm = text_of(self._vm.paths.vmm_log)
         told = {
             "on the serial port": last_lines(serial, _TOLD_LINES),
             "events": [str(event) for event in self._events[-_TOLD_LINES:]],
-            "the VMM said": last_lines(vmm, _TOLD_LINES),
         }
-        return "; ".join(f"{what}: {' / '.join(lines) or 'nothing'}" for what, lines in told.items())
+        tails = [f"{what}: {' / '.join(lines) or 'nothing'}" for what, lines in told.items()]
+        return "; ".join([*tails, f"the VMM: {self._vm.supervisor.last_words()}"])

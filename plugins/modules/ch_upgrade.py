@@ -19,6 +19,8 @@ description:
   - A move that fails leaves the guest in the VMM that it was in. A run that was killed is finished or undone by the next one.
     Where a VMM dies of it, the guest is lost. It is started again from its disks, and the task fails and says so.
   - A VM that is stopped needs nothing. It starts in what is installed then.
+  - A VMM that is the main process of a systemd unit is refused, since no second one can be started in the unit's sandbox. Restart its
+    VM (O(microvm.cloud_hypervisor.ch_vm#module:state=restarted)), or migrate it to another host and back.
 author:
   - The microvm.cloud_hypervisor developers (@microvm)
 extends_documentation_fragment:

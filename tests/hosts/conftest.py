@@ -37,15 +37,16 @@ class Node:
     directory: Path
     inventory: Path
 
-    def ssh(self, *command: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command line on the host."""
+    def ssh_argv(self, *options: str) -> list[str]:
+        """Return the command line that reaches the host, up to the command to run there."""
         argv = ["ssh", "-i", str(self.directory / "key"), "-o", "StrictHostKeyChecking=no"]
         argv += ["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=2"]
         argv += ["-o", "ControlMaster=auto", "-o", f"ControlPath={self.directory}/ssh-%C", "-o", "ControlPersist=60"]
-        argv += ["-o", "ServerAliveInterval=1"]
-        done = subprocess.run(
-            [*argv, f"root@{self.address}", *command], input=stdin, text=True, capture_output=True, check=False
-        )
+        return [*argv, "-o", "ServerAliveInterval=1", *options, f"root@{self.address}"]
+
+    def ssh(self, *command: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command line on the host."""
+        done = subprocess.run([*self.ssh_argv(), *command], input=stdin, text=True, capture_output=True, check=False)
         if check and done.returncode != 0:
             raise AssertionError(f"{command}: exit status {done.returncode}: {done.stdout}{done.stderr}")
         return done
@@ -54,7 +55,7 @@ class Node:
         """Return what a command line prints on the host."""
         return self.ssh(*command).stdout.strip()
 
-    def module(self, name: str, **options: Any) -> dict[str, Any]:
+    def module(self, name: str, /, **options: Any) -> dict[str, Any]:
         """Run one of the collection's modules on the host."""
         done = self.ssh(
             f"PYTHONPATH={LIBRARY} python3 {LIBRARY}/run_module.py {name}", stdin=json.dumps(options), check=False
@@ -119,7 +120,9 @@ class Node:
 @pytest.fixture(scope="session")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A host with systemd, and nothing of ours."""
-    payload = pvh_guest.write(tmp_path_factory.mktemp("payload") / "pvh.elf")
+    payloads = tmp_path_factory.mktemp("payload")
+    payload = pvh_guest.write(payloads / "pvh.elf")
+    counting = pvh_guest.write(payloads / "counting.elf", counting=True)
     real = shutil.which("cloud-hypervisor")
     if real is None or not starts(real, payload):
         pytest.skip("no cloud-hypervisor is on PATH, or it cannot start a guest on this machine")
@@ -129,6 +132,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         f"{Path(ansible.__file__).parent}:{LIBRARY}/ansible",
         f"{CHECKOUT}/tests/support/fleet/run_module.py:{LIBRARY}/run_module.py",
         f"{payload}:/srv/pvh.elf",
+        f"{counting}:/srv/counting.elf",
     ]
     try:
         hosts = fleet.up(directory, ["h1"], show)
@@ -139,7 +143,15 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         fleet.down(directory)
 
 
-ROLE = {"host_install_packages": False, "host_vmm": {"src": shutil.which("cloud-hypervisor"), "version": "53.0"}}
+# Where there is no node_exporter its textfile collector's directory may be any.
+METRICS = "/srv"
+LOG_SIZE = 16 << 10
+ROLE = {
+    "host_install_packages": False,
+    "host_vmm": {"src": shutil.which("cloud-hypervisor"), "version": "53.0"},
+    "host_log_size": str(LOG_SIZE),
+    "host_metrics_dir": METRICS,
+}
 
 
 @pytest.fixture(scope="session")

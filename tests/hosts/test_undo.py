@@ -6,14 +6,17 @@
 
 from __future__ import annotations
 
-from conftest import ROLE, Node
+from conftest import METRICS, ROLE, Node
 
 
 def test_the_role_takes_back_what_it_made(bare: Node) -> None:
     watched = "ls -d /usr/local/bin/* /usr/local/lib/microvm* /etc/systemd/system/microvm* /etc/*.d/*microvm* /var/lib/microvm*"
+    watched += f" {METRICS}/microvm.prom"
     bare.role(**ROLE)
+    bare.ssh("systemctl start microvm-metrics.service")
     assert "/usr/local/bin/microvm" in bare.ssh(watched, check=False).stdout
     bare.role(**ROLE, host_state="absent")
     assert bare.ssh(watched, check=False).stdout == ""
     assert bare.ssh("systemctl cat microvm@x", check=False).returncode != 0
+    assert bare.out("systemctl list-units --all --plain --no-legend 'microvm*'") == ""
     assert "changed=0 " in bare.role(**ROLE, host_state="absent")

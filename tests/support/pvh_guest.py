@@ -5,7 +5,7 @@
 """A guest of some ninety bytes, that starts in milliseconds: 32-bit code in an ELF with a PVH entry point.
 
 It prints BANNER on the serial port and echoes what it reads there, which keeps its processor busy; an idle one halts
-after the banner, and only the VMM ends it. POWER_OFF ends it (Cloud Hypervisor's ACPI shutdown
+after the banner, and only the VMM ends it; a counting one writes numbers without end, see ``numbers``. POWER_OFF ends it (Cloud Hypervisor's ACPI shutdown
 device, vmm/src/vm.rs and devices/src/acpi.rs), RESET resets the machine through the keyboard controller. FILL
 has it write to all of its memory from 2 MiB on, which the host so has to give it.
 """
@@ -84,6 +84,37 @@ CODE: Code = [
 IDLE: Code = [*CODE[: CODE.index("read") + 1], b"\xf4", (b"\xeb", "read")]  # hlt; jmp read
 
 
+# After the banner: ebx counts, and each number is written as eight letters, from a for 0 to p for 15.
+COUNTING: Code = [
+    *CODE[: CODE.index("read")],
+    "read",
+    b"\x31\xdb",  # xor  ebx, ebx
+    "number",
+    b"\xb9\x08\x00\x00\x00",  # mov  ecx, 8
+    "letter",
+    b"\xc1\xc3\x04",  # rol  ebx, 4
+    b"\x66\xba\xfd\x03",  # mov  dx, 0x3fd
+    "letter_ready",
+    b"\xec",  # in   al, dx
+    b"\xa8\x20",  # test al, 0x20
+    (b"\x74", "letter_ready"),  # jz   letter_ready
+    b"\x88\xd8",  # mov  al, bl
+    b"\x24\x0f",  # and  al, 0x0f
+    b"\x04\x61",  # add  al, 'a'
+    b"\x66\xba\xf8\x03",  # mov  dx, 0x3f8
+    b"\xee",  # out  dx, al
+    (b"\xe2", "letter"),  # loop letter
+    b"\x43",  # inc  ebx
+    (b"\xeb", "number"),  # jmp  number
+]
+
+
+def numbers(text: str) -> list[int]:
+    """Return the numbers that a counting guest has written; the last may have been cut short."""
+    letters = text.translate(str.maketrans("abcdefghijklmnop", "0123456789abcdef"))
+    return [int(letters[at : at + 8], 16) for at in range(0, len(letters) - 7, 8)]
+
+
 def _assemble(source: Code) -> bytes:
     labels: dict[str, int] = {}
     position = 0
@@ -101,9 +132,9 @@ def _assemble(source: Code) -> bytes:
     return code.ljust(0x80, b"\x90") + BANNER + b"\0"
 
 
-def image(*, idle: bool = False) -> bytes:
+def image(source: Code) -> bytes:
     """Return the ELF file: a program header each for the code and for the note that names the entry point."""
-    code = _assemble(IDLE if idle else CODE)
+    code = _assemble(source)
     note = struct.pack("<III4sQ", 4, 8, XEN_ELFNOTE_PHYS32_ENTRY, b"Xen\0", LOAD_ADDRESS)
     ident = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)  # 64-bit, little-endian: the only ELF that Cloud Hypervisor reads
     executable, x86_64, load, notes = 2, 62, 1, 4
@@ -115,7 +146,7 @@ def image(*, idle: bool = False) -> bytes:
     return ((header + segments).ljust(NOTE_OFFSET, b"\0") + note).ljust(FILE_OFFSET, b"\0") + code
 
 
-def write(path: Path, *, idle: bool = False) -> Path:
+def write(path: Path, *, idle: bool = False, counting: bool = False) -> Path:
     """Write the guest to ``path`` and return it."""
-    path.write_bytes(image(idle=idle))
+    path.write_bytes(image(IDLE if idle else COUNTING if counting else CODE))
     return path

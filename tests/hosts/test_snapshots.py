@@ -1,0 +1,66 @@
+# Copyright (c) 2026, The microvm.cloud_hypervisor developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Snapshots and other VMMs, where the VMM is a unit's main process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from conftest import Node
+
+DISK = "/var/lib/microvm/vms/web/data.raw"
+DISKS = [{"id": "data", "path": DISK, "image_type": "raw"}]
+
+
+def started(node: Node) -> dict[str, Any]:
+    node.ssh(f"mkdir -p $(dirname {DISK}) && echo before >{DISK} && truncate -s 1M {DISK}")
+    return node.vm("web", disks=DISKS, restart="no")
+
+
+def asked(node: Node, module: str, **options: Any) -> dict[str, Any]:
+    return dict(node.module(module, name="web", **options)["vms"]["web"])
+
+
+def test_disks_are_snapshotted_and_restored(node: Node) -> None:
+    pid = started(node)["pid"]
+    made = asked(node, "ch_snapshot", snapshot="one", memory=False)
+    assert made["snapshot"]["name"] == "one"
+    assert (node.info("web")["state"], node.info("web")["pid"]) == ("running", pid)
+    node.ssh(f"printf later | dd of={DISK} conv=notrunc status=none")
+    asked(node, "ch_snapshot", snapshot="one", state="restored", memory=False)
+    assert node.out(f"head --bytes=6 {DISK}") == "before"
+    assert node.out(f"stat --format=%U:%a {DISK}") == "vm-web:600"
+    assert node.info("web")["state"] == "running"
+    assert node.show("web", "ActiveState") == "active"
+    asked(node, "ch_snapshot", keep=0, state="absent")
+    assert node.ssh("find /var/lib/microvm/snapshots -type f", check=False).stdout == ""
+
+
+def test_the_guest_runs_on_whether_its_memory_can_be_saved_or_not(node: Node) -> None:
+    """Where KVM does not tell a vCPU's nested state, no memory can be saved (hypervisor/src/kvm/mod.rs)."""
+    pid = started(node)["pid"]
+    made = asked(node, "ch_snapshot", snapshot="two")
+    info = node.info("web")
+    assert info["state"] == "running"
+    assert ("it was started again from its disks" in made.get("msg", "")) == (info["pid"] != pid)
+    kept = node.ssh("find /var/lib/microvm/snapshots/web/two -type f", check=False).stdout
+    if made.get("failed"):
+        assert "GetNestedState" in made["msg"]
+        assert kept == ""
+    else:
+        assert "memory-ranges" in kept
+    assert node.ssh("test -e /var/lib/microvm/vms/web/.memory", check=False).returncode != 0
+    asked(node, "ch_snapshot", keep=0, state="absent")
+
+
+def test_no_second_vmm_takes_over_from_a_unit(node: Node) -> None:
+    pid = started(node)["pid"]
+    assert not asked(node, "ch_upgrade").get("changed")
+    refused = asked(node, "ch_upgrade", force=True)
+    assert refused["failed"]
+    assert "the VMM is the main process of a unit" in refused["msg"]
+    assert "state=restarted" in refused["msg"]
+    assert (node.info("web")["state"], node.info("web")["pid"]) == ("running", pid)
+    assert node.vm("web", by_name=True, state="restarted", grace=0)["pid"] != pid
