@@ -32,6 +32,8 @@ def test_a_vm_that_does_not_get_ready_is_told_of_and_runs_on(node: Node) -> None
     assert "the VM runs and was not ready within 1 seconds: serial 'never'" in failed["msg"]
     assert f"on the serial port: {BANNER}" in failed["msg"]
     assert "vm booted" in failed["msg"]
+    invocation = node.show("web", "InvocationID")
+    assert node.out(f"journalctl --quiet --output=cat --lines=1 _SYSTEMD_INVOCATION_ID={invocation}") in failed["msg"]
     assert node.info("web")["state"] == "running"
 
 
