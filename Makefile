@@ -30,7 +30,8 @@ PYTHON_VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_i
 ANSIBLE_TEST = cd $(COLLECTION) && ansible-test
 # The real VMM where it boots Linux, else the stand-in; says which on standard error.
 CHOOSE_VMM = python $(COLLECTION)/tests/support/choose_vmm.py $(CACHE)/small_guest
-PYTEST = cd $(COLLECTION) && python -m pytest -p no:cacheprovider -ra
+# A test that hangs fails, and the run goes on.
+PYTEST = cd $(COLLECTION) && python -m pytest -p no:cacheprovider -ra --timeout=600
 
 .PHONY: help
 help:
