@@ -77,7 +77,7 @@ demo: guest
 .PHONY: lint sanity docs package
 lint: copy
 	cd $(COLLECTION) && ruff check . && ruff format --check .
-	cd $(COLLECTION) && mypy --config-file pyproject.toml plugins/module_utils plugins/plugin_utils
+	cd $(COLLECTION) && mypy --config-file pyproject.toml $(addprefix -p ansible_collections.microvm.cloud_hypervisor.plugins.,module_utils plugin_utils)
 	cd $(COLLECTION) && yamllint --strict .
 	cd $(COLLECTION) && reuse lint --quiet || { cd $(COLLECTION) && reuse lint; }
 	cd $(COLLECTION) && ansible-lint --profile production --offline --strict

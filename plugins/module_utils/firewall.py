@@ -21,7 +21,7 @@ from .firewall_conflicts import refuse_conflicts
 from .firewall_elements import Element, changes, exactly, listed, of_uplinks, of_vm, shown
 from .firewall_host import foreign_drops, forget_connections, legacy_drops, taken_ports, uplinks
 from .firewall_policy import canonical, parse
-from .firewall_sets import ARP_FAMILY, FAMILY, TABLE
+from .firewall_sets import TABLE
 from .names import check_vm_name
 from .nft_expressions import Json
 from .runner import Runner
@@ -170,12 +170,11 @@ def _live(runner: Runner, objects: Sequence[Json], had: set[Element], own: set[E
     To list elements takes the longer the more VMs there are. To have the kernel say whether exactly those on record could
     be deleted, and those that are asked for could be created then, does not.
     """
-    there, intact = rules.there(objects), rules.intact(objects)
+    families, intact = rules.families(objects), rules.intact(objects)
     if intact and not whole and nft.possible(runner, exactly(had, own)):
-        return _Live(had, there, intact, all_elements=False)
-    families = [shown["table"]["family"] for shown in objects if shown.get("table", {}).get("name") == TABLE]
-    tables = [nft.table(runner, family, TABLE) for family in families if family in (FAMILY, ARP_FAMILY)]
-    return _Live(set().union(*map(listed, tables)), there, intact, all_elements=True)
+        return _Live(had, bool(families), intact, all_elements=False)
+    tables = [nft.table(runner, family, TABLE) for family in families]
+    return _Live(set().union(*map(listed, tables)), bool(families), intact, all_elements=True)
 
 
 def _commands(live: _Live, target: set[Element], *, needed: bool) -> list[Json]:

@@ -32,8 +32,7 @@ def gather(names: Sequence[str] | None, *, state_dir: Path, runner: Runner) -> d
     """
     recorded = store.read(state_dir / "nftables")
     objects = nft.rules(runner)
-    families = [shown["table"]["family"] for shown in objects if shown.get("table", {}).get("name") == TABLE]
-    listing = [shown for family in families for shown in nft.table(runner, family, TABLE, counts=True)]
+    listing = [shown for family in rules.families(objects) for shown in nft.table(runner, family, TABLE, counts=True)]
     elements, intact, counts = listed(listing), rules.intact(objects), counted(listing)
     outcomes: dict[str, Outcome | MicrovmError] = {}
     for name in recorded.vms if names is None else names:

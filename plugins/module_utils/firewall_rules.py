@@ -288,9 +288,10 @@ def removal() -> list[Json]:
     return [command for table in tables for command in ({"add": table}, {"delete": table})]
 
 
-def there(objects: Iterable[Json]) -> bool:
-    """Return whether what nft lists has any table of ours."""
-    return any(shown["table"]["name"] == TABLE for shown in objects if "table" in shown)
+def families(objects: Iterable[Json]) -> list[str]:
+    """Return the families in which what nft lists has a table of ours."""
+    tables = [shown["table"] for shown in objects if "table" in shown]
+    return [table["family"] for table in tables if table["name"] == TABLE and table["family"] in (FAMILY, ARP_FAMILY)]
 
 
 def intact(objects: Iterable[Json]) -> bool:

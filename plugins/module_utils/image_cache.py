@@ -305,7 +305,7 @@ class Cache:
 
     def _overlays_of(self, path: str) -> Iterator[Path]:
         for overlay in sorted(self.vms.glob("*/root.qcow2")):
-            if qemu_img.info(self.runner, overlay, "qcow2").backing_file == path:
+            if qemu_img.backing_file(overlay) == Path(path):
                 yield overlay
 
 

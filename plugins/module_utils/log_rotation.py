@@ -22,14 +22,13 @@ from pathlib import Path
 from .errors import MicrovmError
 from .files import is_own, staged
 
-DEFAULT_SIZE = 10 << 20
 DEFAULT_KEEP = 4
 # linux/falloc.h
 _KEEP_SIZE, _PUNCH_HOLE = 0x01, 0x02
 _BLOCK = 1 << 20
 
 
-def rotate(path: Path, *, size: int = DEFAULT_SIZE, keep: int = DEFAULT_KEEP) -> bool:
+def rotate(path: Path, *, size: int, keep: int = DEFAULT_KEEP) -> bool:
     """Move what a log has to ``PATH.1``, and that to ``PATH.2`` up to ``keep``, where it has at least ``size`` bytes.
 
     Return whether it did. The last line may go on in the log. Raises MicrovmError for what is no regular file, on a file

@@ -6,38 +6,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from .runner import Runner
 
 Format = Literal["raw", "qcow2"]
-
-
-@dataclass(frozen=True, slots=True)
-class ImageInfo:
-    """What an image says of itself; the size is what a guest sees, in bytes."""
-
-    format: str
-    virtual_size: int
-    backing_file: str | None
-    data_file: str | None
-
-
-def info(runner: Runner, path: Path, format: Format) -> ImageInfo:
-    """Return what qemu-img reads in an image of a known format. Raises CommandFailed.
-
-    The format is never probed: a guest that writes to a raw disk could make it look like another.
-    """
-    argv = ["qemu-img", "info", "--force-share", "--output=json", "-f", format, str(path)]
-    shown = json.loads(runner.run(argv).stdout)
-    specific = shown.get("format-specific", {}).get("data", {})
-    return ImageInfo(
-        shown["format"], int(shown["virtual-size"]), shown.get("backing-filename"), specific.get("data-file")
-    )
 
 
 def convert_to_raw(runner: Runner, source: Path, source_format: Format, target: Path) -> None:

@@ -37,12 +37,13 @@ def items(params: Mapping[str, Any], *shared: str) -> list[dict[str, Any]]:
     return requested(params, shared=[*_OF_THE_CALL, *shared])
 
 
-def places(params: Mapping[str, Any]) -> dict[str, Path]:
-    """Return the directories that all VMs' are in, by the names of the options."""
-    return {option: Path(params[option]) for option in ("state_dir", "run_dir")}
+def places(params: Mapping[str, Any]) -> tuple[Path, Path]:
+    """Return the directories that all VMs' are in: ``state_dir`` and ``run_dir``."""
+    return Path(params["state_dir"]), Path(params["run_dir"])
 
 
 def run(params: Mapping[str, Any], ensure: Callable[..., Outcome], *, check_mode: bool) -> dict[str, Any]:
     """Do for each VM what its options say, and return what the module exits with. Raises MicrovmError as ``items`` does."""
-    work = partial(ensure, **places(params), runner=HostRunner(), check_mode=check_mode)
+    state_dir, run_dir = places(params)
+    work = partial(ensure, state_dir=state_dir, run_dir=run_dir, runner=HostRunner(), check_mode=check_mode)
     return report(run_each(items(params), work, workers=params["workers"]))

@@ -131,8 +131,8 @@ def _undo_start(vm: Vm, taps: list[str], error: BaseException) -> None:
         tap.remove(vm.runner, name)
 
 
-def wait_for_api(api_socket: Path, supervisor: Supervisor) -> None:
-    """Wait until a VMM answers. Raises MicrovmError where it ends before, or takes too long."""
+def wait_for_api(api_socket: Path, supervisor: Supervisor, *, who: str = "the VMM") -> None:
+    """Wait until a VMM answers, which errors call ``who``. Raises MicrovmError where it ends before, or takes too long."""
     deadline = time.monotonic() + _API_SECONDS
     while True:
         try:
@@ -141,11 +141,11 @@ def wait_for_api(api_socket: Path, supervisor: Supervisor) -> None:
         except VmmUnreachable as error:
             if supervisor.pid() is None:
                 raise MicrovmError(
-                    f"the VMM ended before its API answered; {supervisor.last_words()}", option="vmm"
+                    f"{who} ended before its API answered; {supervisor.last_words()}", option="vmm"
                 ) from error
             if time.monotonic() > deadline:
                 raise MicrovmError(
-                    f"the VMM's API did not answer within {_API_SECONDS:g} seconds; {supervisor.last_words()}",
+                    f"the API of {who} did not answer within {_API_SECONDS:g} seconds; {supervisor.last_words()}",
                     option="vmm",
                 ) from error
         time.sleep(_POLL_SECONDS)

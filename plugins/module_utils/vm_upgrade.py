@@ -136,7 +136,7 @@ def _upgrade(vm: Vm, now: Current, spec: Spec, *, timeout: float) -> None:
     try:
         argv = [vm_prepare.binary(spec), "--api-socket", f"path={journal.next}"]
         next_.start([*argv, "--event-monitor", f"path={_next_events(vm)}"])
-        vm_start.wait_for_api(Path(journal.next), next_)
+        vm_start.wait_for_api(Path(journal.next), next_, who="the VMM that is to receive the VM")
         vm_migration.begin_receiving(Path(journal.next), vm.paths.migration_socket, lambda: next_.pid() is not None)
         handover.make_room(vm.runner, journal, taps)
         with handover.sockets_kept(sockets):

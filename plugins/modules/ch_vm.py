@@ -225,11 +225,15 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec=vm_bulk.argument_spec(VM_OPTIONS, capacity=capacity_option), supports_check_mode=True
     )
-    places = vm_bulk.places(module.params)
-    ensure = partial(vm_ready.ensure, **places, runner=HostRunner(), check_mode=module.check_mode)
+    state_dir, run_dir = vm_bulk.places(module.params)
+    ensure = partial(
+        vm_ready.ensure, state_dir=state_dir, run_dir=run_dir, runner=HostRunner(), check_mode=module.check_mode
+    )
     try:
         items = vm_bulk.items(module.params, "capacity")
-        refused = capacity.refuse(items, capacity.Ratios(**module.params["capacity"]), **places)
+        refused = capacity.refuse(
+            items, capacity.Ratios(**module.params["capacity"]), state_dir=state_dir, run_dir=run_dir
+        )
         let_in = [item for item in items if item["name"] not in refused]
         outcomes = {**refused, **run_each(let_in, ensure, workers=module.params["workers"])}
     except MicrovmError as error:

@@ -10,9 +10,10 @@ import json
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
+
+from waiting import until
 
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 
@@ -46,10 +47,7 @@ class OtherHost:
             binds += f"mount --bind {shlex.quote(str(root / path.name))} {shlex.quote(str(path))} && "
         script = f"mount --make-rprivate / && mount -t sysfs sysfs /sys && {binds} touch {shlex.quote(str(root))}/up && exec sleep 600"
         self._process = subprocess.Popen(["unshare", "--mount", "--net", "/bin/sh", "-c", script])
-        deadline = time.monotonic() + 20
-        while not (root / "up").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until("the other host", (root / "up").exists)
         self.enter = ["nsenter", f"--target={self._process.pid}", "--mount", "--net", "--"]
 
     def call(self, module: str, function: str, **item: Any) -> dict[str, Any]:

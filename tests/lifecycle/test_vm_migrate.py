@@ -12,8 +12,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import pvh_guest
 import pytest
 from other_host import OtherHost
 from vm_host import RUNNER, STAND_IN, Host
+from waiting import until
 
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import migration_channel, tap, vm_migrate
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
@@ -60,13 +60,6 @@ def start(host: Host, **options: Any) -> Path:
     log = host.state_dir / "vms/web/serial.log"
     until("the boot", lambda: pvh_guest.BANNER in log.read_bytes())
     return root
-
-
-def until(what: str, ask: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not ask():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def offered(host: Host) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import json
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import pvh_guest
 import pytest
 from vm_host import RUNNER, Host
+from waiting import until
 
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import (
     snapshot_disks,
@@ -81,10 +81,7 @@ def booted(host: Host, name: str) -> bool:
 
 
 def wait_boot(host: Host, name: str) -> None:
-    deadline = time.monotonic() + 20
-    while not booted(host, name):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until("the guest's boot", lambda: booted(host, name))
 
 
 def test_memory_and_disks_come_back(host: Host) -> None:

@@ -11,14 +11,13 @@ import multiprocessing
 import os
 import signal
 import socket
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pvh_guest
 import pytest
 from vm_host import RUNNER, STAND_IN, Host
+from waiting import until
 
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import (
     handover,
@@ -38,13 +37,6 @@ def upgrade(host: Host, name: str, **options: Any) -> Outcome:
     check_mode = options.pop("check_mode", False)
     item = {"name": name, "force": True, **options}
     return vm_upgrade.ensure(item, state_dir=host.state_dir, run_dir=host.run_dir, runner=RUNNER, check_mode=check_mode)
-
-
-def until(what: str, ask: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not ask():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def start(host: Host, **options: Any) -> int:
@@ -182,7 +174,9 @@ def test_a_vmm_that_does_not_start_leaves_the_guest_where_it_is(host: Host, tmp_
     broken = tmp_path / "cloud-hypervisor"
     broken.write_text("#!/bin/sh\n[ $1 = --version ] && echo cloud-hypervisor v54.0\n")
     broken.chmod(0o755)
-    with pytest.raises(MicrovmError, match="the VMM that is to receive the VM does not answer"):
+    with pytest.raises(
+        MicrovmError, match="the VMM that is to receive the VM ended before its API answered; it said nothing"
+    ):
         upgrade(host, "web", vmm=str(broken))
     assert one_guest_runs(host, before)["pid"] == pid
     assert json.loads((host.state_dir / "vms/web/vm.json").read_text())["options"]["vmm"] == host.vmm

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vmm_process import MIB, Call, Vmm, refused, until
+from vmm_process import MIB, Call, Vmm, refused
+from waiting import until
 
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.vmm_api import (
     VmmClient,

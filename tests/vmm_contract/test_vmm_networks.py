@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vmm_process import Vmm, refused, until
+from vmm_process import Vmm, refused
+from waiting import until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="TAPs need root")
 

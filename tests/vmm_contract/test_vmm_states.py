@@ -12,7 +12,8 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-from vmm_process import MIB, Call, Vmm, is_running, refused, until
+from vmm_process import MIB, Call, Vmm, is_running, refused
+from waiting import until
 
 NOT_RUNNING = "VM is not running"
 NOT_CREATED = "VM is not created"

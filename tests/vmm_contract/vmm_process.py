@@ -15,10 +15,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
@@ -28,23 +27,13 @@ SUPPORT = Path(__file__).parents[1] / "support"
 sys.path.insert(0, str(SUPPORT))
 
 import pvh_guest
+from waiting import until
 
 STAND_IN = SUPPORT / "qemu_vmm" / "cloud-hypervisor"
 MIB = 1 << 20
 SECONDS = 20  # until something that should happen is said not to
 
-T = TypeVar("T")
 Call = Callable[[VmmClient], object]
-
-
-def until(what: str, ask: Callable[[], T]) -> T:
-    """Ask until the answer is true; fail with ``what`` was waited for."""
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        if answer := ask():
-            return answer
-        time.sleep(0.01)
-    raise AssertionError(f"still waiting for: {what}")
 
 
 class Vmm:

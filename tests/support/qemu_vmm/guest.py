@@ -19,12 +19,13 @@ import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
+from . import boot_files, counters
 from .console import Console
 from .disks import Disk
-from .errors import Refused, not_emulated, os_error
+from .errors import Refused, not_emulated
+from .qemu_options import escaped, fds_name, joined, on, smbios
 from .qmp import Qmp, QmpError
 from .tap import open_tap
 
@@ -34,8 +35,6 @@ QEMU = os.environ.get("QEMU_VMM_QEMU", "qemu-system-x86_64")
 ACCEL = os.environ.get("QEMU_VMM_ACCEL", "tcg")
 TCG = ACCEL.split(",")[0] == "tcg"
 PR_SET_PDEATHSIG = 1
-# A payload smaller than that is no Linux: it knows Cloud Hypervisor's shutdown port, and neither ACPI nor PCI.
-SMALLEST_LINUX = 1 << 20
 SHUTDOWN_PORT = 0x600  # devices/src/acpi.rs
 POWERED_OFF = (0x34 << 1) | 1  # what isa-debug-exit makes of the 0x34 that the guest writes there
 SPARE_PORTS = 8
@@ -62,20 +61,6 @@ class Device:
             self.disk.close()
         for fd in self.fds:
             os.close(fd)
-
-
-def _bootable(kernel: str) -> bool:
-    """Whether a file is an ELF or has the magic of a bzImage (Linux's Documentation/arch/x86/boot.rst)."""
-    with open(kernel, "rb") as file:
-        head = file.read(0x206)
-    return head[:4] == b"\x7fELF" or head[0x202:] == b"HdrS"
-
-
-def is_tiny(payload: Json) -> bool:
-    """Whether the kernel is an ELF file too small to be Linux."""
-    kernel = Path(payload["kernel"])
-    with kernel.open("rb") as file:
-        return file.read(4) == b"\x7fELF" and kernel.stat().st_size < SMALLEST_LINUX
 
 
 class Guest:
@@ -117,8 +102,12 @@ class Guest:
             self._boot_memory, self._memory = saved["boot_memory"], saved["memory"]
             self._plugged, self._places = saved["plugged"], saved["places"]
         self._pass: list[int] = []
-        self._check_files()
-        self.tiny = is_tiny(config["payload"])
+        boot_files.check(config)
+        if config["memory"]["size"] % PAGE or not config["memory"]["size"]:
+            raise Refused(
+                "Memory manager error", "Memory size is misaligned with default page size or its hugepage size"
+            )
+        self.tiny = boot_files.is_tiny(config["payload"])
         self._shutdown_reason = ""
         try:
             self._start(self._argv(consoles))
@@ -142,29 +131,6 @@ class Guest:
             os.close(self._pass.pop())
 
     # ---- Booting ----
-
-    def _check_files(self) -> None:
-        payload = self.config["payload"]
-        if "firmware" in payload:
-            raise not_emulated("a firmware as payload")
-        for name, cause in (("kernel", "Cannot open kernel file"), ("initramfs", "Cannot open initramfs file")):
-            if name in payload:
-                try:
-                    os.close(os.open(payload[name], os.O_RDONLY))
-                except OSError as error:
-                    raise Refused(cause, os_error(error)) from error
-        if not _bootable(payload["kernel"]):
-            loader = "Kernel Loader: Invalid bzImage"
-            cause = f"Kernel Loader: failed to load bzImage kernel image: {loader}"
-            raise Refused("Cannot load the kernel into memory", cause, loader)
-        try:
-            os.close(os.open(self.config["rng"]["src"], os.O_RDONLY))
-        except OSError as error:
-            raise Refused("Error from device manager", "Cannot create virtio-rng device", os_error(error)) from error
-        if self.config["memory"]["size"] % PAGE or not self.config["memory"]["size"]:
-            raise Refused(
-                "Memory manager error", "Memory size is misaligned with default page size or its hugepage size"
-            )
 
     def _argv(self, consoles: dict[str, Console]) -> list[str]:
         config, payload, memory = self.config, self.config["payload"], self.config["memory"]
@@ -192,7 +158,7 @@ class Guest:
         for option, name in (("-initrd", "initramfs"), ("-append", "cmdline")):
             if name in payload:
                 argv += [option, payload[name]]
-        argv += self._platform()
+        argv += smbios(config.get("platform", {}))
         serial, fds = consoles["serial"].chardev()
         self._pass += fds
         argv += ["-chardev", serial, "-serial", "chardev:serial"]
@@ -207,16 +173,16 @@ class Guest:
             device, nodes, properties = self._disk(disk)
             for node in nodes:
                 argv += ["-blockdev", json.dumps(node)]
-            argv += ["-device", f"{_joined(properties)},{self._place(device.name)}"]
+            argv += ["-device", f"{joined(properties)},{self._place(device.name)}"]
         for net in config.get("net", []):
             device, backend, properties = self._net(net)
             self._pass += map(os.dup, device.fds)
             fds = self._pass[-len(device.fds) :]
-            backend[_fds_name(fds)] = ":".join(map(str, fds))
-            argv += ["-netdev", _joined({"type": backend.pop("type")} | backend, first="type")]
-            argv += ["-device", f"{_joined(properties)},{self._place(device.name)}"]
+            backend[fds_name(fds)] = ":".join(map(str, fds))
+            argv += ["-netdev", joined({"type": backend.pop("type")} | backend, first="type")]
+            argv += ["-device", f"{joined(properties)},{self._place(device.name)}"]
         rng = config["rng"]
-        argv += ["-object", f"rng-random,id=entropy,filename={_escaped(rng['src'])}"]
+        argv += ["-object", f"rng-random,id=entropy,filename={escaped(rng['src'])}"]
         argv += ["-device", f"virtio-rng-pci,rng=entropy,{self._place(rng.get('id', '__rng'))}"]
         if "vsock" in config:
             if self._vsock is None:
@@ -228,8 +194,8 @@ class Guest:
                 argv += ["-device", f"vhost-user-vsock-pci,chardev=vsock,{self._place(name)}"]
         if "balloon" in config:
             balloon = config["balloon"]
-            options = f"deflate-on-oom={_on(balloon['deflate_on_oom'])},free-page-reporting="
-            options += _on(balloon["free_page_reporting"])
+            options = f"deflate-on-oom={on(balloon['deflate_on_oom'])},free-page-reporting="
+            options += on(balloon["free_page_reporting"])
             argv += [
                 "-device",
                 f"virtio-balloon-pci,id=balloon,{options},{self._place(balloon.get('id', '__balloon'))}",
@@ -243,26 +209,6 @@ class Guest:
         if self._saved is not None:
             self._slot = self._saved["slot"]
             argv += ["-S", "-incoming", "defer"]
-        return argv
-
-    def _platform(self) -> list[str]:
-        platform = self.config.get("platform", {})
-        fields = {
-            "system_manufacturer": "manufacturer",
-            "system_product_name": "product",
-            "system_version": "version",
-            "system_serial_number": "serial",
-            "system_uuid": "uuid",
-            "system_sku_number": "sku",
-            "system_family": "family",
-        }
-        known = [f"{name}={_escaped(platform[key])}" for key, name in fields.items() if key in platform]
-        argv = ["-smbios", ",".join(["type=1", *known])] if known else []
-        if "chassis_asset_tag" in platform:
-            argv += ["-smbios", f"type=3,asset={_escaped(platform['chassis_asset_tag'])}"]
-        if platform.get("oem_strings"):
-            values = [f"value={_escaped(value)}" for value in platform["oem_strings"]]
-            argv += ["-smbios", ",".join(["type=11", *values])]
         return argv
 
     def _start(self, argv: list[str]) -> None:
@@ -414,7 +360,7 @@ class Guest:
         try:
             for name, fd in zip(names, device.fds, strict=True):
                 self.qmp.command_with_fds("getfd", [fd], fdname=name)
-            self.qmp.command("netdev_add", **backend, **{_fds_name(device.fds): ":".join(names)})
+            self.qmp.command("netdev_add", **backend, **{fds_name(device.fds): ":".join(names)})
             return self._plug(device, properties)
         except (QmpError, Refused) as error:
             raise self._unplugged_again(device, error) from error
@@ -505,7 +451,7 @@ class Guest:
             for slot in free[: max(0, wanted - len(used))]:
                 cpu = {"driver": slot["type"], "id": f"cpu{slots.index(slot)}", **slot["props"]}
                 self.qmp.command("device_add", **cpu)
-                self._plugged.append(["-device", _joined(cpu)])
+                self._plugged.append(["-device", joined(cpu)])
             if wanted < len(used):
                 # QEMU 7.2 crashes when TCG's vCPU goes whose thread has run.
                 raise not_emulated("fewer vCPUs than the guest has")
@@ -531,7 +477,7 @@ class Guest:
                     self.qmp.command("device_add", **dimm)
                 except QmpError as error:
                     raise Refused("Memory manager error", str(error)) from error
-                self._plugged.append(["-object", _joined(backend, first="qom-type"), "-device", _joined(dimm)])
+                self._plugged.append(["-object", joined(backend, first="qom-type"), "-device", joined(dimm)])
             self._memory = wanted
         memory["size"] = wanted  # for the next boot, whatever came of it now
 
@@ -564,9 +510,9 @@ class Guest:
         blocks = {stats.get("node-name"): stats["stats"] for stats in self.qmp.command("query-blockstats")}
         for device in list(self.devices.values()):
             if device.disk is not None and device.qid in blocks:
-                result[device.name] = _disk_counters(blocks[device.qid])
+                result[device.name] = counters.of_disk(blocks[device.qid])
             elif device.fds:
-                result[device.name] = _net_counters(self._tap_of(device.name))
+                result[device.name] = counters.of_net(self._tap_of(device.name))
         return result
 
     def _tap_of(self, name: str) -> str:
@@ -614,52 +560,3 @@ class Guest:
         for device in self.devices.values():
             device.close()
         self.devices.clear()
-
-
-def _fds_name(fds: list[int]) -> str:
-    return "fd" if len(fds) == 1 else "fds"
-
-
-def _on(value: bool) -> str:
-    return "on" if value else "off"
-
-
-def _escaped(value: str) -> str:
-    return value.replace(",", ",,")
-
-
-def _joined(properties: Json, first: str = "driver") -> str:
-    """Spell properties as QEMU's command line does."""
-    rest = (
-        f"{name}={_on(value) if isinstance(value, bool) else _escaped(str(value))}"
-        for name, value in properties.items()
-        if name != first
-    )
-    return ",".join([str(properties[first]), *rest])
-
-
-def _disk_counters(stats: Json) -> Json:
-    counters: Json = {}
-    for kind, short in (("read", "rd"), ("write", "wr")):
-        operations = stats[f"{short}_operations"]
-        # What no operation has set yet is u64::MAX, and its average in microseconds.
-        latency = stats[f"{short}_total_time_ns"] // operations // 1000 if operations else None
-        counters |= {f"{kind}_bytes": stats[f"{short}_bytes"], f"{kind}_ops": operations}
-        for what in ("min", "max"):
-            counters[f"{kind}_latency_{what}"] = 2**64 - 1 if latency is None else latency
-        counters[f"{kind}_latency_avg"] = (2**64 - 1) // 10000 if latency is None else latency
-    return counters
-
-
-def _net_counters(tap: str) -> Json:
-    def read(name: str) -> int:
-        path = Path("/sys/class/net", tap, "statistics", name)
-        return int(path.read_text()) if path.exists() else 0
-
-    # What the guest sends, the host receives.
-    return {
-        "tx_bytes": read("rx_bytes"),
-        "tx_frames": read("rx_packets"),
-        "rx_bytes": read("tx_bytes"),
-        "rx_frames": read("tx_packets"),
-    }

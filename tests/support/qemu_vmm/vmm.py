@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from . import config as model
-from . import guest_migration, migration, vsock
+from . import config_checks, guest_migration, migration, vsock
 from .console import Console
 from .errors import Refused, not_emulated, os_error
 from .events import Events
@@ -138,7 +138,7 @@ class Vmm:
 
     def _start_guest(self) -> None:
         assert self.config is not None
-        model.check(self.config)
+        config_checks.check(self.config)
         for name in model.NOT_EMULATED:
             if self.config.get(name):
                 raise not_emulated(f"'{name}'")
@@ -346,11 +346,11 @@ class Vmm:
 
     def add_disk(self, disk: Json) -> Json | None:
         """Add a disk, now or for the next boot."""
-        return self._add("disks", disk, model.check_disk, Guest.add_disk)
+        return self._add("disks", disk, config_checks.check_disk, Guest.add_disk)
 
     def add_net(self, net: Json) -> Json | None:
         """Add a network device, now or for the next boot."""
-        return self._add("net", net, model.check_net, Guest.add_net)
+        return self._add("net", net, config_checks.check_net, Guest.add_net)
 
     def _add(
         self,
@@ -361,7 +361,7 @@ class Vmm:
     ) -> Json | None:
         config = self._created()
         check(config, device)
-        model.check_new_id(config, device)
+        config_checks.check_new_id(config, device)
         plugged = plug(self.guest, device) if self.guest is not None else None
         config.setdefault(kind, []).append(device)
         return plugged
@@ -385,7 +385,7 @@ class Vmm:
         """Refuse a device by its name."""
         memory = self._created()["memory"]
         if kind in ("fs", "generic-vhost-user") and not (memory["shared"] or memory["hugepages"]):
-            raise model.not_shared()
+            raise config_checks.not_shared()
         raise not_emulated(f"a device of the kind '{kind}'")
 
     def remove_device(self, wanted: Json) -> None:

@@ -18,8 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from .boot_files import is_tiny
 from .errors import Refused
-from .guest import PR_SET_PDEATHSIG, is_tiny
+from .guest import PR_SET_PDEATHSIG
 
 PROGRAM = os.environ.get("QEMU_VMM_VSOCK")
 _SECONDS = 10
