@@ -88,7 +88,8 @@ def send(vm: Vm, url: str, *, local: bool, timeout: float, give_up: Callable[[],
     threading.Thread(target=ask, daemon=True).start()
     deadline = time.monotonic() + timeout
     given_up = False
-    while vm.supervisor.pid() == pid:
+    # Without one it has ended before it was asked.
+    while pid is not None and vm.supervisor.pid() == pid:
         if refusals:
             return False, refusals[0]
         if answered.is_set() and _failures(vm) > failed_before:
