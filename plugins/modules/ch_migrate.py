@@ -92,8 +92,6 @@ options:
 seealso:
   - module: microvm.cloud_hypervisor.ch_lease
   - module: microvm.cloud_hypervisor.ch_upgrade
-  - plugin: microvm.cloud_hypervisor.vm
-    plugin_type: role
 """
 
 EXAMPLES = r"""

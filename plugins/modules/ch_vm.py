@@ -50,8 +50,6 @@ seealso:
   - module: microvm.cloud_hypervisor.ch_lease
   - module: microvm.cloud_hypervisor.ch_snapshot
   - module: microvm.cloud_hypervisor.ch_upgrade
-  - plugin: microvm.cloud_hypervisor.vm
-    plugin_type: role
 """
 
 EXAMPLES = r"""
