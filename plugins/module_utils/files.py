@@ -128,11 +128,10 @@ def replacing(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
 
     Its name is not opened again: in a directory of another user it may lead elsewhere by then.
     """
-    with (
-        _staged(path, mode=mode, replace=True) as (_temporary, descriptor),
-        os.fdopen(descriptor, "r+b", closefd=False) as file,
-    ):
-        yield file
+    with _staged(path, mode=mode, replace=True) as (_temporary, descriptor):
+        file = os.fdopen(descriptor, "r+b", closefd=False)
+        with file:
+            yield file
 
 
 def write(path: Path, content: bytes, *, mode: int = 0o600) -> None:
