@@ -26,7 +26,7 @@ from vm_host import starts
 CHECKOUT = Path(__file__).parents[2]
 # Where the host sees the collection and Ansible, to run modules with.
 LIBRARY = "/opt/library"
-SECONDS = 60
+SECONDS = 180
 
 
 @dataclass

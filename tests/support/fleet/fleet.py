@@ -48,7 +48,7 @@ ip -oneline link show type tun | sed 's/^[0-9]*: \\([^:@]*\\).*/\\1/' | xargs --
 sysctl --quiet --write net.ipv4.conf.eth0.forwarding=0
 """
 CGROUPS = Path("/sys/fs/cgroup")
-START_SECONDS = 60
+START_SECONDS = 180
 
 # nspawn mounts the cgroup v1 controllers read-only. systemd then takes them for missing and ignores MemoryMax and its
 # like without a word.
