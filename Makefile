@@ -138,6 +138,8 @@ integration: copy
 	$(ANSIBLE_TEST) integration --local --python $(PYTHON_VERSION)
 
 molecule: guest cloud-guest
+	@# A run that was cut short is remembered, and its preparation would be skipped.
+	cd $(COLLECTION) && for scenario in extensions/molecule/*/; do molecule reset -s $$(basename $$scenario); done
 	cd $(COLLECTION) && MICROVM_VMM=$$($(CHOOSE_VMM)) molecule test --all
 
 test: lint sanity docs package units test-vmm system hosts integration molecule

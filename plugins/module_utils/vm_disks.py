@@ -132,7 +132,8 @@ def ensure(
             before[kind], after[kind] = {}, gone.as_dict()
             steps.append(partial(_drop_fat, path, kind, record))
     for disk in data:
-        if disk.before != disk.size:
+        # Whoever has a disk open grows it: ch_vm, which is told of its size.
+        if disk.before != disk.size and not disk_file.in_use(disk.path):
             actions.append(f"{'made' if disk.before is None else 'grew'} {disk.path.name}")
             before[disk.path.name], after[disk.path.name] = disk.before, disk.size
             steps.append(partial(_apply_data, disk, runner))
@@ -228,7 +229,7 @@ def _disks(root: root_disk.RootDisk, fat: list[FatPlan], data: list[_Data]) -> l
     """Return the disks in the order of their attachment, as ch_vm takes them."""
     disks = [_disk("root", root.path, backing_files=root.mode == "overlay")]
     disks += [_disk(plan.kind, plan.path, readonly=True) for plan in fat]
-    disks += [_disk(f"data-{disk.name}", disk.path) for disk in data]
+    disks += [{**_disk(f"data-{disk.name}", disk.path), "size": str(disk.size)} for disk in data]
     return disks
 
 

@@ -124,7 +124,9 @@ options:
         type: str
         required: true
       size:
-        description: Its size, such as V(10GiB). It grows, and never shrinks.
+        description:
+          - Its size, such as V(10GiB). It grows, and never shrinks.
+          - One that a running VM has open is left to M(microvm.cloud_hypervisor.ch_vm), which grows it by the size in C(disks).
         type: str
         required: true
   vms:

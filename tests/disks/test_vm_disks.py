@@ -207,6 +207,7 @@ def test_a_data_disk_keeps_what_is_in_it(host: Host) -> None:
         "readonly": False,
         "backing_files": False,
         "serial": "data-db",
+        "size": str(10 * MIB),
     }
     command("qemu-io", "-f", "qcow2", "-c", "write -P 0x5a 1M 2M", path)
     before = host.files()
@@ -221,10 +222,10 @@ def test_a_data_disk_keeps_what_is_in_it(host: Host) -> None:
     dropped = host.ensure()
     assert dropped.facts["unused_data"] == [str(path)] and host.files() == before
     lock = locked(path, fcntl.F_WRLCK)
-    with pytest.raises(MicrovmError, match="stop the VM first"):
-        host.ensure(data=[{"name": "db", "size": "40MiB"}])
+    left_to_its_vm = host.ensure(data=[{"name": "db", "size": "40MiB"}])
     os.close(lock)
-    assert host.files() == before
+    assert not left_to_its_vm.changed and host.files() == before
+    assert left_to_its_vm.facts["disks"][-1]["size"] == str(40 * MIB)
 
 
 def test_two_runs_at_once_make_one_data_disk(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

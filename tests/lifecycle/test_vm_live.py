@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from vm_host import RUNNER, Host
 
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import tap, vm_live
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import qemu_img, tap, vm_disks, vm_live
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import Outcome
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.vm_state import Vm
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.vmm_api import VmmClient
@@ -177,6 +179,21 @@ def test_disks_come_and_go(host: Host) -> None:
     back = host.ensure("web", disks=[root, more, data])
     assert any("has not let go of the device of this name" in reason for reason in back.facts["restart_reasons"])
     assert host.ensure("web", disks=[root, more, data], apply="restart").facts["restart_reasons"] == []
+
+
+def test_a_data_disk_grows_where_ch_disks_leaves_it_to_ch_vm(host: Host) -> None:
+    def built(size: str) -> Outcome:
+        item = {"name": "web", "image": image(host, "base"), "data": [{"name": "main", "size": size}]}
+        return vm_disks.ensure(item, state_dir=host.state_dir, runner=RUNNER, sources=vm_disks.Sources())
+
+    before = built("8MiB").facts["disks"]
+    host.ensure("web", disks=before)
+    assert not host.ensure("web", disks=before).changed
+    left = built("16MiB")
+    assert not left.changed
+    assert f"set the size of data-main to {16 * MIB}" in changed(host, disks=left.facts["disks"])
+    assert qemu_img.size_of(Path(before[-1]["path"]), "qcow2") == 16 * MIB
+    assert not built("16MiB").changed and not host.ensure("web", disks=left.facts["disks"]).changed
 
 
 def test_a_disk_grows_and_never_shrinks(host: Host) -> None:

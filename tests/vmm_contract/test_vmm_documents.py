@@ -74,15 +74,16 @@ LEFT_OUT = {
 
 
 class Recorder(VmmClient):
-    """Notes the requests instead of sending them."""
+    """Notes the requests instead of sending them; a VM is there."""
 
     def __init__(self) -> None:
         super().__init__("/nowhere")
         self.sent: list[tuple[str, str, Any]] = []
 
-    def call(self, method: Any, call: str, body: Mapping[str, Any] | None = None) -> None:
+    def call(self, method: Any, call: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Note the request."""
         self.sent.append((method, call, body))
+        return {"state": "Running", "config": {}} if call == "vm.info" else {}
 
 
 def test_no_method_is_missing_here() -> None:
