@@ -42,9 +42,12 @@ def receive(arguments: argparse.Namespace) -> int:
 
 
 def _memory(paths: Paths) -> None:
-    """Connect the caller with the VMM that waits."""
+    """Connect the caller with the VMM that waits. Raises MicrovmError where it has ended."""
     with socket.socket(socket.AF_UNIX) as vmm:
-        vmm.connect(str(paths.migration_socket))
+        try:
+            vmm.connect(str(paths.migration_socket))
+        except OSError as error:
+            raise MicrovmError(f"no VMM waits for the guest any more: {error.strerror}", vm=paths.name) from error
         relay.relay(vmm.fileno(), sys.stdin.fileno(), sys.stdout.fileno())
 
 

@@ -58,3 +58,8 @@ def test_a_link_is_no_disk(paths: Paths, tmp_path: Path) -> None:
         take(paths, link)
     assert (paths.state / "root.raw").read_bytes() == b"not yet"
     assert secret.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_vmm_that_has_ended_is_told_of(paths: Paths) -> None:
+    with pytest.raises(MicrovmError, match="VM 'web': no VMM waits for the guest any more: No such file"):
+        command_receive._memory(paths)
