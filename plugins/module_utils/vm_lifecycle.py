@@ -72,7 +72,7 @@ def ensure(
         recovered = [] if check_mode else vm_upgrade.recover(vm)
         now = current(vm)
         spec = _asked(item, vm.paths, now, wanted)
-        asked_anew = spec is not None and (now.record is None or _differs(now.record, item, spec))
+        asked_anew = spec is not None and (now.record is None or _differs(now.record, _asked_options(item, now), spec))
         steps = vm_plan.plan(wanted, now, asked_anew=asked_anew)
         changes: tuple[Change, ...] = ()
         decision = Decision()
@@ -165,8 +165,7 @@ def _with_unit_steps(steps: list[Any], unit_steps: list[UnitStep]) -> list[Any]:
     return [*steps[:recorded], *unit_steps, *steps[recorded:]]
 
 
-def _differs(record: Mapping[str, Any], item: Mapping[str, Any], spec: Spec) -> bool:
-    asked = _options(item) if item.get("payload") is not None else record["options"]
+def _differs(record: Mapping[str, Any], asked: Mapping[str, Any], spec: Spec) -> bool:
     # Through JSON, in which tuples are lists and keys are strings.
     return bool(json.loads(json.dumps(asked)) != record["options"] or record["config"] != spec.config)
 
