@@ -46,7 +46,8 @@ vmm:
   type: str
 grace:
   description:
-    - How many seconds a guest has after the power button before it is shut down without its doing. The default is V(30).
+    - How many seconds a guest has after the power button before it is shut down without its doing. The default is what is
+      on record where the VM is named without its other options, and else V(30).
     - With V(0) the button is not pressed.
   type: int
 boot_timeout:

@@ -55,6 +55,16 @@ def reached(wanted: Iterable[compose.Entry], steps: Steps) -> list[compose.Entry
     return compose.reached(wanted, steps.values())
 
 
+def stops(
+    names: Iterable[str],
+    known: Iterable[compose.Entry],
+    defaults: compose.Entry | None = None,
+    grace: int | str | None = None,
+) -> list[dict[str, Any]]:
+    """Return the items of ch_vm's vms, for VMs that are stopped."""
+    return compose.stops(names, known, defaults or {}, grace)
+
+
 def placed_on(
     wanted: Iterable[compose.Entry], host: str, placements: Mapping[str, str], strict: bool = True
 ) -> list[compose.Entry]:
@@ -88,5 +98,6 @@ class FilterModule:
             "options_for": options_for,
             "placed_on": placed_on,
             "reached": reached,
+            "stops": stops,
             "user_data": cloud_init.user_data,
         }

@@ -175,6 +175,18 @@ def images(wanted: Iterable[Entry], known: Iterable[Entry]) -> list[Entry]:
     return list(named.values())
 
 
+def stops(
+    names: Iterable[str], known: Iterable[Entry], defaults: Entry, grace: int | str | None
+) -> list[dict[str, Any]]:
+    """Return the items of ch_vm for VMs that are stopped, which it knows by their names.
+
+    What counts is an entry's own ``grace``, then ``grace``, and where there is neither, what is on record.
+    """
+    own = {entry["name"]: {**defaults, **entry}.get("grace") for entry in known}
+    graces = {name: grace if own.get(name) is None else own[name] for name in names}
+    return [{"name": name, **({} if seconds is None else {"grace": seconds})} for name, seconds in graces.items()]
+
+
 def _own(module: str, entry: Entry) -> dict[str, Any]:
     return {"name": entry["name"], **{key: entry[key] for key in OPTIONS[module] if key in entry}}
 

@@ -2,14 +2,17 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""How runs over many VMs and many hosts go: in check mode, on this machine."""
+"""How runs over many VMs and many hosts go, on this machine; where VMs are not what it is about, in check mode."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from playbook_runs import VMM, Hosts
+from vm_host import Host
 
 Vms = Callable[[int], list[dict[str, Any]]]
 BAD = {"name": "bad", "memory": {"size": "much"}}
@@ -53,3 +56,19 @@ def test_hosts_get_another_vmm_one_after_the_other(hosts: Hosts) -> None:
     assert run.recap.keys() == {"a"}
     run = hosts.run("microvm.cloud_hypervisor.update_vmm", "--check", "--limit", "b", guests="restart")
     assert run.returncode == 0, run.output
+
+
+@pytest.mark.parametrize("playbook", ["reboot", "teardown"])
+def test_a_vm_that_is_stopped_has_its_own_grace(hosts: Hosts, playbook: str) -> None:
+    hosts.write({"a": {"vm_instances": [{"name": "web", "grace": 0}], "vm_grace": 60}})
+    host = Host(hosts.directory / "state/a", hosts.directory / "run/a", str(VMM), hosts.directory / "pvh.elf")
+    # The tiny guest has no ear for the button: it takes all of the time that it is given.
+    pid = host.ensure("web", grace=60).facts["pid"]
+    try:
+        begun = time.monotonic()
+        run = hosts.run(f"microvm.cloud_hypervisor.{playbook}")
+        assert run.returncode == 0, run.output
+        assert time.monotonic() - begun < 45
+        assert host.info("web").get("pid") != pid
+    finally:
+        host.ensure("web", state="absent", by_name=True, grace=0)

@@ -10,7 +10,9 @@ import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from vm_host import RUNNER, Host, nothing_left
@@ -60,6 +62,20 @@ def test_states(host: Host) -> None:
     assert (stopped.facts["state"], stopped.facts["stopped_by"]) == ("stopped", "vm_shutdown")
     assert not host.ensure("web", state="stopped", by_name=True).changed
     assert host.info("web")["state"] == "stopped"
+
+
+@pytest.mark.parametrize("state", ["stopped", "absent", "restarted"])
+def test_a_guest_has_the_grace_that_is_on_record(host: Host, state: str) -> None:
+    def seconds(**options: Any) -> float:
+        begun = time.monotonic()
+        host.ensure("web", state=state, by_name=True, **options)
+        return time.monotonic() - begun
+
+    # The tiny guest has no ear for the button.
+    host.ensure("web", grace=3)
+    assert 3 <= seconds() < 15
+    host.ensure("web", grace=3)
+    assert seconds(grace=0) < 3
 
 
 def test_info_changes_nothing(host: Host) -> None:

@@ -160,3 +160,12 @@ def test_more_options_of_a_nic_and_of_disks() -> None:
     ]
     with pytest.raises(ComposeError, match="VM 'a': disk_options names 'dta'; its disks are root"):
         compose.vm({**entry, "disk_options": {"dta": {}}}, LEASE, {"boot": {}, "disks": [{"id": "root"}]})
+
+
+def test_each_vm_that_is_stopped_has_its_own_grace() -> None:
+    known = [{"name": "web", "grace": 120}, {"name": "db"}, {"name": "never", "grace": 0}]
+    names = ["web", "db", "never", "of-nobody"]
+    assert [vm.get("grace") for vm in compose.stops(names, known, {}, None)] == [120, None, 0, None]
+    assert [vm.get("grace") for vm in compose.stops(names, known, {}, 10)] == [120, 10, 0, 10]
+    assert [vm.get("grace") for vm in compose.stops(names, known, {"grace": 60}, 10)] == [120, 60, 0, 10]
+    assert compose.stops(names, known, {}, None)[1] == {"name": "db"}
