@@ -12,19 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..module_utils.vm_config import DEFAULT_GRACE
+from . import guest_service
 
 Json = dict[str, Any]
-
-SERVICE_UNIT = "microvm-service.service"
-# What a guest needs to power off beside stopping the service: 2 s emulated, and 7 s where its machine is busy (molecule).
-UNMOUNT_SECONDS = 10
-# Not "LABEL=": cloud-init's documentation of mounts says that it skips what is no block device. A service disk holds no
-# modes, and keys; root, whom the service runs as, can read and execute all of it, and nobody else anything.
-_SERVICE_MOUNT = [
-    *("/dev/disk/by-label/SERVICEDISK", "/srv", "vfat"),
-    *("ro,nofail,nosuid,nodev,fmask=0277,dmask=0277", "0", "0"),
-]
 
 
 def network_config(lease: Mapping[str, Any], *, dns: list[str] | None = None) -> Json:
@@ -98,16 +88,9 @@ def user_data(vm: Mapping[str, Any]) -> Json:
         ]
     files, commands = list(vm.get("write_files") or ()), list(vm.get("runcmd") or ())
     if vm.get("service"):
-        mounts.append(_SERVICE_MOUNT)
-        files.append(
-            {
-                "path": f"/etc/systemd/system/{SERVICE_UNIT}",
-                "content": _unit([disk["mount"] for disk in data], grace=vm.get("grace")),
-                "owner": "root:root",
-                "permissions": "0644",
-            }
-        )
-        commands += [["systemctl", "daemon-reload"], ["systemctl", "enable", "--now", SERVICE_UNIT]]
+        mounts.append(guest_service.mount(vm))
+        files += guest_service.files(vm, [disk["mount"] for disk in data])
+        commands += guest_service.commands(vm)
     for name, value in (("mounts", mounts), ("write_files", files), ("runcmd", commands)):
         if value:
             config[name] = value
@@ -136,31 +119,3 @@ def merged(config: Mapping[str, Any], extra: Mapping[str, Any]) -> Json:
 def _device(disk: Mapping[str, Any]) -> str:
     # ch_disks gives each disk its id as its serial.
     return f"/dev/disk/by-id/virtio-data-{disk['name']}"
-
-
-def _unit(mounts: list[str], *, grace: int | None) -> str:
-    # systemd kills what does not end before the VM is shut down without the guest's doing, and still unmounts then.
-    stop_seconds = max(1, (DEFAULT_GRACE if grace is None else grace) - UNMOUNT_SECONDS)
-    return "\n".join(
-        [
-            "[Unit]",
-            "Description=The service that this virtual machine is there for",
-            "Wants=network-online.target",
-            "After=network-online.target",
-            f"RequiresMountsFor={' '.join(['/srv', *mounts])}",
-            # However often it fails, it is started again.
-            "StartLimitIntervalSec=0",
-            "",
-            "[Service]",
-            "ExecStart=/bin/sh /srv/launch",
-            "Restart=on-failure",
-            "RestartSec=1",
-            f"TimeoutStopSec={stop_seconds}",
-            "StandardOutput=journal+console",
-            "StandardError=journal+console",
-            "",
-            "[Install]",
-            "WantedBy=multi-user.target",
-            "",
-        ]
-    )

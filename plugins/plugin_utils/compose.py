@@ -92,6 +92,9 @@ ROLE_KEYS = (
 KNOWN_KEYS = frozenset(ROLE_KEYS).union(*OPTIONS.values())
 # What neither fstab nor a unit's RequiresMountsFor= takes for more than a path.
 _MOUNT = re.compile(r"(?:/(?!\.\.?(?:/|$))[\w.@:+-]+)+", re.ASCII)
+# The keys of an entry's service that say whom it runs as in the guest, and what systemd's sysusers takes for a name.
+_SERVICE_USER = ("user", "group")
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}", re.ASCII)
 # For the official cloud images of Ubuntu, of which the default image is one.
 DEFAULT_CMDLINE = "root=LABEL=cloudimg-rootfs ro console=ttyS0"
 
@@ -122,6 +125,7 @@ def entries(instances: Iterable[Entry], defaults: Entry) -> list[dict[str, Any]]
                 hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(sorted(KNOWN_KEYS))}"
                 raise ComposeError(f"VM '{name}': nothing reads the key '{key}'; {hint}")
         _check_mounts(entry)
+        _check_service_user(entry)
         filled.append(entry)
     return filled
 
@@ -138,6 +142,21 @@ def _check_mounts(entry: Entry) -> None:
         if mount in taken:
             raise ComposeError(f"{where}, where {taken[mount]} is; give each a directory of its own")
         taken[mount] = f"the data disk '{disk.get('name')}'"
+
+
+def _check_service_user(entry: Entry) -> None:
+    service = entry.get("service") or {}
+    if not isinstance(service, Mapping):
+        raise ComposeError(f"VM '{entry['name']}': its service is a {type(service).__name__}; give a dictionary")
+    for key in _SERVICE_USER:
+        name = service.get(key)
+        if name is not None and not (isinstance(name, str) and _USER.fullmatch(name)):
+            raise ComposeError(
+                f"VM '{entry['name']}': service.{key} is {name!r}; give a name of lower-case letters, digits, '_' and '-', "
+                "which begins with a letter or '_'"
+            )
+    if service.get("group") and not service.get("user"):
+        raise ComposeError(f"VM '{entry['name']}': service.group is that of service.user, which is not given")
 
 
 def reached(wanted: Iterable[Entry], steps: Iterable[Mapping[str, Facts]]) -> list[Entry]:
@@ -201,7 +220,9 @@ def disks(entry: Entry, image: Facts, cidata: Facts) -> dict[str, Any]:
     boot = {key: image[key] for key in ("kernel", "initramfs", "firmware") if image.get(key)}
     options = {**_own("ch_disks", entry), "image": image["disk"], "boot": boot, "cidata": dict(cidata)}
     if "service" in entry:
-        options["service"] = entry["service"]
+        # The user is for cloud-init.
+        service = entry["service"]
+        options["service"] = service and {key: service[key] for key in service if key not in _SERVICE_USER}
     if "data" in entry:
         # mount and fstype are for cloud-init.
         options["data"] = [{key: disk[key] for key in ("name", "size") if key in disk} for disk in entry["data"]]

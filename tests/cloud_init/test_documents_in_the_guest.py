@@ -53,6 +53,7 @@ PARTS: dict[str, Json] = {
         ]
     },
     "service": {"service": {"binary": "x"}, "grace": 120},
+    "service-user": {"service": {"binary": "x", "user": "web", "group": "www"}, "data": DATA},
     "service-and-data": {"service": {"binary": "x"}, "data": DATA},
     "extra": {"user_data_extra": {"ntp": {"enabled": True, "servers": ["192.0.2.1"]}, "runcmd": ["true"], "swap": {}}},
     "address6": {"lease": LEASE6},

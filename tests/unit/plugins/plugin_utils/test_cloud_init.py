@@ -111,6 +111,27 @@ def test_keys_on_the_service_disk_are_for_root_alone() -> None:
     assert not any(option.startswith(("uid=", "gid=", "umask=")) for option in options)
 
 
+@pytest.mark.parametrize(("group", "of"), [({}, "web"), ({"group": "www"}, "www")])
+def test_a_service_may_run_as_a_user_of_its_own(group: dict[str, str], of: str) -> None:
+    service = {"binary": "x", "user": "web", **group}
+    config = cloud_init.user_data({"name": "a", "service": service, "data": [{"name": "main", "mount": "/mnt/data"}]})
+    options = config["mounts"][1][3].split(",")
+    # Made after cloud-init has mounted what is not "noauto".
+    assert {"ro", "noauto", "uid=web", f"gid={of}", "fmask=0277", "dmask=0277"} <= set(options)
+    unit, users = config["write_files"]
+    lines = unit["content"].splitlines()
+    assert {"User=web", f"Group={of}", "NoNewPrivileges=yes", f"ExecStartPre=+chown web:{of} /mnt/data"} <= set(lines)
+    assert users["content"].splitlines()[1].startswith(f"u web -:{of} ")
+    assert config["runcmd"][0] == ["systemd-sysusers", users["path"]]
+
+
+def test_a_service_is_roots_where_it_has_no_user() -> None:
+    (unit,) = cloud_init.user_data({"name": "web", "service": {"binary": "x"}})["write_files"]
+    assert not {"User", "ExecStartPre", "NoNewPrivileges"} & {
+        line.split("=")[0] for line in unit["content"].splitlines()
+    }
+
+
 @pytest.mark.parametrize(("grace", "seconds"), [(None, 20), (120, 110), (10, 1), (0, 1)])
 def test_a_service_that_does_not_stop_leaves_time_to_unmount(grace: int | None, seconds: int) -> None:
     (unit,) = cloud_init.user_data({"name": "web", "service": {"binary": "x"}, "grace": grace})["write_files"]

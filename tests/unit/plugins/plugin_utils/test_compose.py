@@ -55,6 +55,12 @@ def test_defaults_count_whole_keys_at_a_time() -> None:
             [{"name": "a", "service": {"binary": "x"}, "data": [{"name": "m", "mount": "/srv"}]}],
             "the data disk 'm' is to be mounted on '/srv', where the service disk is",
         ),
+        *(
+            ([{"name": "a", "service": {"binary": "x", "user": user}}], f"service.user is {user!r}; give")
+            for user in ("Web", "a b", "", "a\n", "0", 5, "a,uid=0", "x" * 32)
+        ),
+        ([{"name": "a", "service": {"binary": "x", "group": "www"}}], "service.group is that of service.user"),
+        ([{"name": "a", "service": "x"}], "its service is a str"),
     ],
 )
 def test_entries_that_cannot_be(instances: list[dict[str, Any]], message: str) -> None:
@@ -160,6 +166,11 @@ def test_more_options_of_a_nic_and_of_disks() -> None:
     ]
     with pytest.raises(ComposeError, match="VM 'a': disk_options names 'dta'; its disks are root"):
         compose.vm({**entry, "disk_options": {"dta": {}}}, LEASE, {"boot": {}, "disks": [{"id": "root"}]})
+
+
+def test_whom_a_service_runs_as_is_not_for_its_disk() -> None:
+    for service, given in (({"binary": "x", "user": "web", "group": "www"}, {"binary": "x"}), (None, None)):
+        assert compose.disks({"name": "a", "service": service}, IMAGE, {})["service"] == given
 
 
 def test_each_vm_that_is_stopped_has_its_own_grace() -> None:
