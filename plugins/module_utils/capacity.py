@@ -4,19 +4,20 @@
 
 """What a host has, what of it is promised to VMs, and which VMs do not fit beside those.
 
-All VMs on record count, whether they run or not: one that is stopped will be started again.
+All VMs on record count, whether they run or not: one that is stopped will be started again. So do those that a call which
+is under way is about to put on record.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from . import limits, qemu_img, vm_config, vm_record
+from . import limits, qemu_img, reservations, vm_config, vm_record
 from .errors import MicrovmError
 from .files import nearest
 from .sizes import parse_size
@@ -36,6 +37,10 @@ class Demand:
     def __add__(self, other: Demand) -> Demand:
         """Return what both together are promised."""
         return Demand(self.memory + other.memory, self.vcpus + other.vcpus, self.disk + other.disk)
+
+    def at_least(self, other: Demand) -> Demand:
+        """Return of each the greater."""
+        return Demand(max(self.memory, other.memory), max(self.vcpus, other.vcpus), max(self.disk, other.disk))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +73,17 @@ def read_host(state_dir: Path) -> Host:
 
 
 def promised(state_dir: Path) -> dict[str, Demand]:
-    """Return what each VM on record is promised; those whose record is damaged do not count."""
-    found = {}
+    """Return what each VM is promised, on record or by a reservation; those whose record is damaged do not count."""
+    found: dict[str, Demand] = {}
     for name in vm_record.known(state_dir):
         with suppress(MicrovmError):
             # The record is not where sockets are.
             record = vm_record.read(Paths.of(name, state_dir=state_dir, run_dir=state_dir))
             if record is not None:
                 found[name] = of_config(record["config"])
+    for reserved in reservations.read(state_dir):
+        for name, demand in reserved.items():
+            found[name] = Demand(**demand).at_least(found.get(name, Demand()))
     return found
 
 
@@ -113,12 +121,14 @@ def facts(host: Host, demands: Mapping[str, Demand]) -> dict[str, int]:
     return {**asdict(host), **{f"promised_{name}": value for name, value in asdict(total).items()}}
 
 
-def refuse(
-    items: Iterable[Mapping[str, Any]], ratios: Ratios, *, state_dir: Path, run_dir: Path
-) -> dict[str, MicrovmError]:
-    """Return why VMs that are asked for, each by its options as ch_vm takes them, do not fit on this host, by name.
+@contextmanager
+def admitted(
+    items: Iterable[Mapping[str, Any]], ratios: Ratios, *, state_dir: Path, run_dir: Path, check_mode: bool
+) -> Iterator[dict[str, MicrovmError]]:
+    """Yield why VMs that are asked for, each by its options as ch_vm takes them, do not fit on this host, by name.
 
-    What is wrong with the options themselves is for others to say.
+    What the others need is reserved for them until the block has ended, by when they are on record. What is wrong with
+    the options themselves is for others to say.
     """
     wanted = {}
     for item in items:
@@ -126,7 +136,15 @@ def refuse(
             with suppress(MicrovmError):
                 paths = Paths.of(item["name"], state_dir=state_dir, run_dir=run_dir)
                 wanted[item["name"]] = of_config(vm_config.parse(item, paths).config)
-    return refusals(wanted, promised(state_dir), read_host(state_dir), ratios) if wanted else {}
+    with ExitStack() as reservation:
+        refused: dict[str, MicrovmError] = {}
+        if wanted:
+            with nullcontext() if check_mode else reservations.taking_turns(state_dir):
+                refused = refusals(wanted, promised(state_dir), read_host(state_dir), ratios)
+                if not check_mode:
+                    let_in = {name: asdict(demand) for name, demand in wanted.items() if name not in refused}
+                    reservation.enter_context(reservations.held(state_dir, let_in))
+        yield refused
 
 
 def refusals(

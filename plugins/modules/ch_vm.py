@@ -28,7 +28,8 @@ options:
   capacity:
     description:
       - How many times over what the host has may be promised to its VMs, those on record, whether they run or not. A VM that
-        does not fit beside the others is refused before anything is made.
+        does not fit beside the others is refused before anything is made. Two calls at the same time do not both take what
+        is there for one.
       - One that is on record and asks for no more than before is never refused.
     type: dict
     version_added: 0.2.0
@@ -224,16 +225,14 @@ def main() -> None:
         argument_spec=vm_bulk.argument_spec(VM_OPTIONS, capacity=capacity_option), supports_check_mode=True
     )
     state_dir, run_dir = vm_bulk.places(module.params)
-    ensure = partial(
-        vm_ready.ensure, state_dir=state_dir, run_dir=run_dir, runner=HostRunner(), check_mode=module.check_mode
-    )
+    here = {"state_dir": state_dir, "run_dir": run_dir, "check_mode": module.check_mode}
+    ensure = partial(vm_ready.ensure, **here, runner=HostRunner())
     try:
         items = vm_bulk.items(module.params, "capacity")
-        refused = capacity.refuse(
-            items, capacity.Ratios(**module.params["capacity"]), state_dir=state_dir, run_dir=run_dir
-        )
-        let_in = [item for item in items if item["name"] not in refused]
-        outcomes = {**refused, **run_each(let_in, ensure, workers=module.params["workers"])}
+        ratios = capacity.Ratios(**module.params["capacity"])
+        with capacity.admitted(items, ratios, **here) as refused:
+            let_in = [item for item in items if item["name"] not in refused]
+            outcomes = {**refused, **run_each(let_in, ensure, workers=module.params["workers"])}
     except MicrovmError as error:
         module.fail_json(msg=str(error))
     module.exit_json(**report(outcomes))

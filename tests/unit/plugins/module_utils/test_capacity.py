@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +110,74 @@ def test_a_call_is_looked_at_in_its_order(tmp_path: Path) -> None:
 
     huge = f"{1 << 30}MiB"
     items = [item("a", "1MiB"), item("b", huge), item("c", huge, state="stopped"), item("d", "nonsense"), {"name": "e"}]
-    refused = capacity.refuse(items, Ratios(), state_dir=tmp_path, run_dir=tmp_path / "run")
-    assert list(refused) == ["b"]
+    for check_mode in (True, False):
+        with capacity.admitted(
+            items, Ratios(), state_dir=tmp_path, run_dir=tmp_path / "run", check_mode=check_mode
+        ) as refused:
+            assert list(refused) == ["b"]
+            assert list(capacity.promised(tmp_path)) == ([] if check_mode else ["a"])
+        assert not any(tmp_path.iterdir())
+
+
+# Asks for half of what there is, says whether it got it, and keeps it until it is told to end.
+CALL = """
+import sys
+from pathlib import Path
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import capacity
+
+name, state_dir = sys.argv[1], Path(sys.argv[2])
+ratio = 100 * 2**20 / capacity.read_host(state_dir).memory
+item = {"name": name, "payload": {"kernel": "/k"}, "memory": {"size": "64MiB"}}
+with capacity.admitted(
+    [item], capacity.Ratios(memory_ratio=ratio), state_dir=state_dir, run_dir=state_dir, check_mode=False
+) as refused:
+    print("refused" if refused else "let in", flush=True)
+    sys.stdin.readline()
+"""
+
+
+class Call:
+    def __init__(self, name: str, state_dir: Path) -> None:
+        argv = [sys.executable, "-c", CALL, name, str(state_dir)]
+        # Of ansible-test's own ways to find the collection a new process knows nothing.
+        environment = {**os.environ, "PYTHONPATH": str(Path(capacity.__file__).parents[5])}
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+    def answer(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def end(self) -> None:
+        self.process.communicate("\n")
+
+
+def test_of_two_calls_at_the_same_time_one_gets_what_is_there(tmp_path: Path) -> None:
+    for _attempt in range(3):
+        calls = [Call(name, tmp_path) for name in ("web", "db")]
+        assert sorted(call.answer() for call in calls) == ["let in", "refused"]
+        for call in calls:
+            call.end()
+        assert not any(tmp_path.iterdir())
+
+
+def test_what_a_call_had_that_was_killed_is_there_again(tmp_path: Path) -> None:
+    killed = Call("web", tmp_path)
+    assert killed.answer() == "let in"
+    killed.process.kill()
+    killed.process.communicate()
+    assert any(tmp_path.iterdir())
+    assert not capacity.promised(tmp_path)
+    again = Call("db", tmp_path)
+    assert again.answer() == "let in"
+    again.end()
+    assert not any(tmp_path.iterdir())
+
+
+def test_one_vm_that_is_asked_for_twice_counts_once(tmp_path: Path) -> None:
+    calls = [Call("web", tmp_path) for _ in range(2)]
+    assert [call.answer() for call in calls] == ["let in", "let in"]
+    for call in calls:
+        call.end()
 
 
 def test_a_real_host_has_something(tmp_path: Path) -> None:
