@@ -58,6 +58,22 @@ def test_hosts_get_another_vmm_one_after_the_other(hosts: Hosts) -> None:
     assert run.returncode == 0, run.output
 
 
+def test_vms_are_restarted_batch_by_batch_until_one_does_not_get_ready(hosts: Hosts) -> None:
+    hosts.write({"a": {"vm_grace": 0}})
+    host = Host(hosts.directory / "state/a", hosts.directory / "run/a", str(VMM), hosts.directory / "pvh.elf")
+    names = ["first", "second", "third"]
+    pids = {name: host.ensure(name).facts["pid"] for name in names}
+    try:
+        host.ensure("second", state="present", wait_for={"serial": "what it never says", "timeout": 1})
+        run = hosts.run("microvm.cloud_hypervisor.reboot", vm_batch=1)
+        assert run.returncode != 0
+        assert "was not ready within 1 seconds" in " ".join(run.output.split())
+        assert [host.info(name)["pid"] == pids[name] for name in names] == [False, False, True]
+    finally:
+        for name in names:
+            host.ensure(name, state="absent", by_name=True, grace=0)
+
+
 @pytest.mark.parametrize("playbook", ["reboot", "teardown"])
 def test_a_vm_that_is_stopped_has_its_own_grace(hosts: Hosts, playbook: str) -> None:
     hosts.write({"a": {"vm_instances": [{"name": "web", "grace": 0}], "vm_grace": 60}})
