@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import ssl
 import string
 import time
 import urllib.error
@@ -29,12 +30,16 @@ _CHUNK = 1 << 20
 _MAX_TEXT = 1 << 20
 
 
+class Unreachable(MicrovmError):
+    """Nobody has answered, or not for now, which says nothing about what is asked for."""
+
+
 class _Broken(Exception):
     """A try that may be worth another."""
 
 
 def text(url: str, *, timeout: float) -> str:
-    """Return a small text, such as a SHA256SUMS. Raises MicrovmError."""
+    """Return a small text, such as a SHA256SUMS. Raises MicrovmError, Unreachable where that is all there is to it."""
     try:
         with _open(url, _headers(), timeout) as answer:
             body = b"".join(_chunks(answer, limit=_MAX_TEXT + 1))
@@ -42,7 +47,8 @@ def text(url: str, *, timeout: float) -> str:
             if length is not None and len(body) < min(int(length), _MAX_TEXT + 1):
                 raise _Broken(f"the connection ended after {len(body)} of {length} bytes")
     except (_Broken, urllib.error.URLError, OSError, http.client.HTTPException) as error:
-        raise MicrovmError(f"'{url}' cannot be fetched: {_reason(error)}") from error
+        kind = Unreachable if _is_passing(error) else MicrovmError
+        raise kind(f"'{url}' cannot be fetched: {_reason(error)}") from error
     if len(body) > _MAX_TEXT:
         raise MicrovmError(f"'{url}' has more than {_MAX_TEXT} bytes, which is no list of checksums")
     return body.decode(errors="replace")
@@ -194,6 +200,13 @@ def _chunks(answer: Any, limit: int | None = None) -> Iterator[bytes]:
 def _continues(answer: Any, start: int) -> bool:
     """Return whether the answer begins where was asked; a server that knows no ranges sends all."""
     return answer.status == 206 and str(answer.headers.get("Content-Range", "")).startswith(f"bytes {start}-")
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Return whether another try may go well. A certificate that is not the server's is no such thing."""
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code in _PASSING
+    return not isinstance(getattr(error, "reason", error), ssl.SSLError)
 
 
 def _reason(error: BaseException) -> str:

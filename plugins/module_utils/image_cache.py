@@ -36,7 +36,8 @@ class Cache:
         self.runner = runner
         self.vms = vms
         self.check_mode = check_mode
-        self.index: dict[str, Any] = {"images": {}, "urls": {}, "paths": {}, "disks": {}, "files": {}, "earlier": {}}
+        kinds = ("images", "urls", "listed", "paths", "disks", "files", "earlier")
+        self.index: dict[str, Any] = {kind: {} for kind in kinds}
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -77,8 +78,9 @@ class Cache:
         facts: dict[str, Any] = dict.fromkeys(PARTS)
         digests: dict[str, str | None] = {}
         actions: list[str] = []
+        stale: list[str] = []
         for source in wanted.sources:
-            sha256 = self._digest(source, wanted.timeout)
+            sha256 = self._digest(source, wanted, stale)
             if source.part == "disk":
                 path, sha256 = self._disk(source, sha256, wanted, actions)
             else:
@@ -93,22 +95,39 @@ class Cache:
             self._discard_downloads(wanted.name)
         return Outcome(
             changed=bool(actions),
-            facts={**facts, "digests": digests},
+            facts={**facts, "digests": digests, "stale": stale},
             before=before or {},
             after=after,
             actions=tuple(actions),
         )
 
-    def _digest(self, source: Source, timeout: float) -> str | None:
+    def _digest(self, source: Source, wanted: Wanted, stale: list[str]) -> str | None:
         """Return the digest by which the source is found in the cache, or None where that shows only when it is fetched."""
         if source.checksum is not None:
             if source.checksum.listed_at is not None:
-                return image_source.listed(source, source.checksum.listed_at, timeout=timeout)
+                return self._listed(source, source.checksum.listed_at, wanted, stale)
             return source.checksum.sha256
         if source.url is not None:
             known = self.index["urls"].get(source.url)
             return None if known is None else str(known)
         return self._digest_of_path(source)
+
+    def _listed(self, source: Source, place: str, wanted: Wanted, stale: list[str]) -> str:
+        """Return the digest that a list has, or where nobody answers and that will do, had the last time."""
+        of = f"{place} {source.src}"
+        try:
+            digest = image_source.listed(source, place, timeout=wanted.timeout)
+        except download.Unreachable as error:
+            known = self.index["listed"].get(of)
+            if known is None:
+                raise
+            if not wanted.offline:
+                error.message += "; with 'offline', the digest that was listed the last time would count"
+                raise
+            stale.append(f"{source.part}: {error.message}; the digest that was listed the last time, {known}, counts")
+            return str(known)
+        self.index["listed"][of] = digest
+        return digest
 
     def _digest_of_path(self, source: Source) -> str | None:
         try:

@@ -42,12 +42,17 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is asked for under one name; the disk's size is None where the default, or the image's own if larger, will do."""
+    """What is asked for under one name.
+
+    ``size`` of the disk is None where the default, or the image's own if larger, will do; with ``offline``, what a list
+    of checksums said the last time will do where nobody answers.
+    """
 
     name: str
     sources: tuple[Source, ...]
     size: int | None
     timeout: float
+    offline: bool = False
 
 
 def is_url(text: str) -> bool:
@@ -78,7 +83,9 @@ def parse(options: Mapping[str, Any], *, machine: str) -> Wanted:
     size = None if options.get("size") is None else parse_size(options["size"], option="size")
     if size is not None and size % 512:
         raise MicrovmError(f"{size} bytes are asked for; a disk is a multiple of 512 bytes", option="size")
-    return Wanted(options["name"], sources, size, options.get("timeout") or DEFAULT_TIMEOUT)
+    return Wanted(
+        options["name"], sources, size, options.get("timeout") or DEFAULT_TIMEOUT, bool(options.get("offline"))
+    )
 
 
 def _source(part: str, options: Mapping[str, Any]) -> Source:

@@ -70,6 +70,15 @@ options:
   timeout: &timeout
     description: For how many seconds a server may say nothing. The default is V(30).
     type: int
+  offline: &offline
+    description:
+      - What is done where nobody answers at the URL of a list of checksums, which is asked for by each run, so that a
+        newer image is noticed. The default, V(false), is to fail.
+      - With V(true), the digest that was listed the last time counts, and the task warns of it. An image that is in the cache
+        then needs no network. Whoever can cut a host off can so have it stay with an image that has been replaced.
+      - An answer that is not right, such as another server's certificate or a list without the file, fails in either case.
+    type: bool
+    version_added: 0.3.0
   images:
     description: A list of images, each with the options of this module; what is given beside it is each item's default.
     type: list
@@ -83,6 +92,7 @@ options:
       firmware: *firmware
       size: *size
       timeout: *timeout
+      offline: *offline
   state_dir:
     description: The directory that holds the cache, C(images).
     type: path
@@ -117,7 +127,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 images:
-  description: The files of each image, by its name; null for those that it does not have.
+  description:
+    - The files of each image, by its name; null for those that it does not have.
+    - C(stale) says which lists of checksums were not reached, by O(offline).
   returned: always
   type: dict
   sample:
@@ -132,6 +144,7 @@ images:
         disk: 5c2f...
         kernel: 1d0a...
         initramfs: 9b33...
+      stale: []
 """
 
 from pathlib import Path
@@ -139,7 +152,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import image_cache
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import report, requested
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import Outcome, report, requested
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.runner import HostRunner
 
@@ -153,6 +166,7 @@ IMAGE_OPTIONS = {
     "firmware": SOURCE,
     "size": {"type": "str"},
     "timeout": {"type": "int"},
+    "offline": {"type": "bool"},
 }
 
 
@@ -175,6 +189,10 @@ def main() -> None:
         )
     except MicrovmError as error:
         module.fail_json(msg=str(error))
+    for name, outcome in outcomes.items():
+        if isinstance(outcome, Outcome):
+            for words in outcome.facts.get("stale", ()):
+                module.warn(f"image '{name}': {words}")
     module.exit_json(**report(outcomes, key="images"))
 
 

@@ -35,10 +35,15 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
     requests: list[str] = []
     # After how many bytes of a file the connection breaks.
     cut: int | None = None
+    # Whether it takes connections and never says anything.
+    away = False
 
     def do_GET(self) -> None:
         self.requests.append(self.path)
-        super().do_GET()
+        if self.away:
+            self.close_connection = True
+        else:
+            super().do_GET()
 
     def copyfile(self, source: Any, outputfile: Any) -> None:
         outputfile.write(source.read(self.cut))
@@ -51,7 +56,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 def web(tmp_path: Path, tls: ssl.SSLContext) -> Iterator[str]:
     """The https URL of a server of ``tmp_path / "web"``."""
     (tmp_path / "web").mkdir()
-    Quiet.requests, Quiet.cut = [], None
+    Quiet.requests, Quiet.cut, Quiet.away = [], None, False
     handler = functools.partial(Quiet, directory=str(tmp_path / "web"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
@@ -232,6 +237,44 @@ def test_a_qcow2_image_is_fetched_verified_and_converted_once(tmp_path: Path, we
     larger = done(ensure(tmp_path, {**options, "size": "8MiB"})[0])
     assert Path(larger.facts["disk"]).read_bytes() == content + bytes(7 * MIB)
     assert Quiet.requests.count("/disk.img") == 1, "another size is made from the one that is there"
+
+
+def test_what_a_list_had_the_last_time_counts_where_nobody_answers_and_that_is_asked_for(
+    tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, sums = tmp_path / "web/disk.img", tmp_path / "web/SHA256SUMS"
+    qcow2(image)
+    sums.write_text(f"{sha256(image)} *disk.img\n")
+    options = {"name": "a", "disk": {"src": f"{web}/disk.img", "checksum": f"sha256:{web}/SHA256SUMS"}}
+    offline = {**options, "offline": True}
+    Quiet.away = True
+    assert "with 'offline'" not in failed(ensure(tmp_path, options)[0])
+    assert "cannot be fetched" in failed(ensure(tmp_path, offline)[0])
+    Quiet.away = False
+    first = done(ensure(tmp_path, offline)[0])
+    assert first.facts["stale"] == []
+
+    Quiet.away = True
+    assert "with 'offline', the digest that was listed the last time would count" in failed(
+        ensure(tmp_path, options)[0]
+    )
+    for check_mode in (True, False):
+        again = done(ensure(tmp_path, offline, check_mode=check_mode)[0])
+        assert (again.changed, again.facts["disk"]) == (False, first.facts["disk"])
+        (words,) = again.facts["stale"]
+        assert f"{web}/SHA256SUMS" in words and sha256(image) in words
+    other = {**offline["disk"], "src": f"{web}/other.img"}  # type: ignore[dict-item]
+    assert "cannot be fetched" in failed(ensure(tmp_path, {**offline, "disk": other})[0])
+
+    Quiet.away = False
+    qcow2(image)
+    sums.write_text(f"{sha256(image)} *disk.img\n")
+    newer = done(ensure(tmp_path, offline)[0])
+    assert (newer.changed, newer.facts["stale"]) == (True, [])
+    sums.unlink()
+    assert "404" in failed(ensure(tmp_path, offline)[0])
+    monkeypatch.delenv("SSL_CERT_FILE")
+    assert "certificate" in failed(ensure(tmp_path, offline)[0]).lower()
 
 
 def test_a_wrong_checksum(tmp_path: Path, web: str) -> None:
