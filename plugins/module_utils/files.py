@@ -13,7 +13,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -60,10 +60,13 @@ def is_own(directory: Path) -> bool:
 def locked_directory(path: Path, *, make: bool, mode: int = 0o755) -> Iterator[None]:
     """Have runs that work in one directory take turns. The lock is on the directory itself, so that no file is left of it.
 
-    With ``make``, the directory is made, with ``mode``; without, one that is missing needs no lock.
+    With ``make``, the directory is made, with ``mode``, and goes again where the block fails with nothing in it. Without,
+    one that is missing needs no lock.
     """
+    made = False
     while True:
         if make:
+            made = not path.exists()
             path.mkdir(mode=mode, parents=True, exist_ok=True)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -77,7 +80,13 @@ def locked_directory(path: Path, *, make: bool, mode: int = 0o755) -> Iterator[N
             # Whoever had the lock may have removed the directory: a lock on what has no name keeps nobody out.
             if not _is_still(path, descriptor):
                 continue
-            yield
+            try:
+                yield
+            except BaseException:
+                if made:
+                    with suppress(OSError):  # there is something in it
+                        path.rmdir()
+                raise
             return
         finally:
             os.close(descriptor)

@@ -74,6 +74,18 @@ def test_who_waited_for_a_directory_that_is_gone_has_a_new_one(tmp_path: Path) -
     assert [file.name for file in path.iterdir()] == ["file"]
 
 
+def test_a_directory_that_was_made_for_nothing_goes_again(tmp_path: Path) -> None:
+    def fail(name: str, *, content: bool = False) -> bool:
+        with pytest.raises(RuntimeError), locked_directory(tmp_path / name, make=True):
+            if content:
+                (tmp_path / name / "file").touch()
+            raise RuntimeError
+        return (tmp_path / name).exists()
+
+    (tmp_path / "there").mkdir()
+    assert (fail("new"), fail("there"), fail("used", content=True)) == (False, True, True)
+
+
 def test_a_directory_that_is_missing_needs_no_lock(tmp_path: Path) -> None:
     with locked_directory(tmp_path / "missing", make=False):
         assert not (tmp_path / "missing").exists()
