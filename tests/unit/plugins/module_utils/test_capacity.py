@@ -174,7 +174,7 @@ def test_what_a_call_had_that_was_killed_is_there_again(tmp_path: Path) -> None:
 
 
 def test_one_vm_that_is_asked_for_twice_counts_once(tmp_path: Path) -> None:
-    calls = [Call("web", tmp_path) for _ in range(2)]
+    calls = [Call("web", tmp_path), Call("web", tmp_path)]
     assert [call.answer() for call in calls] == ["let in", "let in"]
     for call in calls:
         call.end()
