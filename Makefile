@@ -140,6 +140,9 @@ molecule: guest cloud-guest
 	@# A run that was cut short is remembered, and its preparation would be skipped.
 	cd $(COLLECTION) && for scenario in extensions/molecule/*/; do molecule reset -s $$(basename $$scenario); done
 	cd $(COLLECTION) && MICROVM_VMM=$$($(CHOOSE_VMM)) molecule test --all
+	@# The example as it is, with a guest that is here.
+	cp $(COLLECTION)/tests/support/molecule_example.yml $(COLLECTION)/examples/molecule/molecule/default/inventory/tests.yml
+	cd $(COLLECTION)/examples/molecule && molecule reset && MICROVM_VMM=$$($(CHOOSE_VMM)) molecule test
 
 test: lint sanity docs package units test-vmm system connections hosts integration molecule
 
