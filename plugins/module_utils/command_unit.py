@@ -14,17 +14,23 @@ import os
 import shutil
 from dataclasses import replace
 
-from . import vm_config, vm_life, vm_moving, vm_prepare, vm_record, vm_start, vm_stop
+from . import unit_handover, vm_config, vm_life, vm_moving, vm_prepare, vm_record, vm_start, vm_stop
 from .command import Command, name_argument
 from .errors import MicrovmError
+from .handover import Journal
 from .names import check_vm_name
 from .runner import HostRunner
+from .systemd_unit import DEFAULT_UNIT, SystemdUnit
 from .unit_cgroup import oom_kills
 from .vm_config import Spec
 from .vm_life import Life
 from .vm_paths import Paths
 from .vm_state import Vm
 from .vmm_process import MainProcess
+
+# The exit status by which systemd knows a guest as lost where it takes the end of a VMM for a good one, as it does while one
+# hands its VM over: systemd_dropin.render_handover has its own list for that.
+LOST = 9
 
 
 def _vm(arguments: argparse.Namespace) -> Vm:
@@ -56,6 +62,7 @@ def prepare(arguments: argparse.Namespace) -> int:
     try:
         vm_moving.require_settled(vm.paths)
         spec = _spec(vm)
+        _end_handover(vm)
         vm_start.identities(spec, check_mode=False)
         vm_prepare.require_rules(vm, spec)
         vm_prepare.prepare(vm, spec)
@@ -95,12 +102,31 @@ def stop(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _end_handover(vm: Vm) -> None:
+    """Take back what is left of a move that was cut short, of which the VM's journal tells."""
+    if Journal.read(vm.paths) is not None:
+        unit_handover.clear(vm, _spec(vm))
+        template = (vm_record.read(vm.paths) or {})["options"].get("unit") or DEFAULT_UNIT
+        SystemdUnit(vm.paths, template=template, runner=vm.runner).end_reload()
+
+
 def cleanup(arguments: argparse.Namespace) -> int:
     """Remember how the VM ended, and remove what its VMM has left."""
     vm = _vm(arguments)
-    vm_life.write(vm.paths, vm_life.ended(vm_life.read(vm.paths), os.environ, oom_kills=oom_kills()))
+    _end_handover(vm)
+    ended = vm_life.ended(vm_life.read(vm.paths), os.environ, oom_kills=oom_kills())
+    vm_life.write(vm.paths, ended)
     shutil.rmtree(vm.paths.run, ignore_errors=True)
-    return 0
+    return LOST if ended.reason in ("crashed", "oom_killed") else 0
+
+
+def handover(arguments: argparse.Namespace) -> int:
+    """Move the VM to the VMM that the unit has started beside the first."""
+    vm = _vm(arguments)
+    journal = Journal.read(vm.paths)
+    if journal is None or journal.place is not None:
+        raise MicrovmError("no move to another VMM has been begun; ch_upgrade does that", vm=vm.paths.name)
+    return 0 if unit_handover.take_over(vm, _spec(vm), journal) == "there" else LOST
 
 
 def _stop_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,4 +139,5 @@ COMMANDS = (
     Command("boot", "create and boot a VM in its VMM; its unit calls this", boot),
     Command("stop", "stop a VM in its VMM; its unit calls this", stop, _stop_arguments),
     Command("cleanup", "remember how a VM ended, and clean up; its unit calls this", cleanup),
+    Command("handover", "move a VM to a second VMM in its unit; that unit calls this", handover),
 )

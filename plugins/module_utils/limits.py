@@ -71,3 +71,12 @@ def settings(options: Mapping[str, Any], config: Mapping[str, Any], *, directory
             raise MicrovmError(f"{options['tasks_max']} tasks are none; use at least 1", option="limits.tasks_max")
         result["TasksMax"] = str(options["tasks_max"])
     return result
+
+
+def for_two(options: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings that let a second VMM be in the unit, and copy the guest's memory, until the first one ends."""
+    most = settings(options, config, directory="/").get("MemoryMax")
+    result = {"TasksMax": NO_LIMIT}
+    if most is not None:
+        result["MemoryMax"] = str(int(most) + guest_memory(config) + MEMORY_OVERHEAD)
+    return result

@@ -15,9 +15,12 @@ from dataclasses import dataclass, field
 from .vm_paths import Paths
 
 COMMAND = "/usr/local/bin/microvm"
+_SETSID = "/usr/bin/setsid"
 # What a stop may take beside the guest's time: see vm_stop, and the start of a Python.
 _STOP_SECONDS = 60
 _START_SECONDS = 60
+# What a VMM's end says of it does not count while its VM is moved to another one; see command_unit.LOST. 101 is a Rust panic.
+_ANY_END = "1 101 SIGABRT SIGBUS SIGFPE SIGILL SIGKILL SIGQUIT SIGSEGV SIGSYS SIGTRAP"
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "%": "%%"}
 
 Section = Sequence[tuple[str, str]]
@@ -73,20 +76,20 @@ def command_line(argv: Iterable[str], *, prefix: str = "") -> str:
     return prefix + " ".join(quote(word).replace("$", "$$") for word in argv)
 
 
+def _own(paths: Paths, subcommand: str, *options: str) -> str:
+    """Return a command of ours, which runs as root, whatever the template takes from the VMM."""
+    return command_line([COMMAND, *paths.arguments(), subcommand, paths.name, *options], prefix="+")
+
+
 def render(unit: Unit) -> str:
     """Return the drop-in."""
     paths = unit.paths
-
-    def own(subcommand: str, *options: str) -> str:
-        # As root, whatever the template takes from the VMM.
-        return command_line([COMMAND, *paths.arguments(), subcommand, paths.name, *options], prefix="+")
-
     service = [
-        ("ExecStartPre", own("prepare")),
+        ("ExecStartPre", _own(paths, "prepare")),
         ("ExecStart", command_line(unit.argv)),
-        ("ExecStartPost", own("boot")),
-        ("ExecStop", own("stop", "--grace", f"{unit.grace:g}")),
-        ("ExecStopPost", own("cleanup")),
+        ("ExecStartPost", _own(paths, "boot")),
+        ("ExecStop", _own(paths, "stop", "--grace", f"{unit.grace:g}")),
+        ("ExecStopPost", _own(paths, "cleanup")),
         ("User", unit.user),
         ("Group", unit.user),
         *(("SupplementaryGroups", group) for group in unit.groups),
@@ -105,6 +108,22 @@ def render(unit: Unit) -> str:
     return "# Written by microvm.cloud_hypervisor.ch_vm.\n" + "\n".join(
         _section(name, settings) for name, settings in (("Unit", [*title, *limit]), ("Service", service))
     )
+
+
+def render_handover(paths: Paths, argv: Sequence[str], *, seconds: float, limits: Mapping[str, str]) -> str:
+    """Return the drop-in that has a unit's reload start a second VMM, ``argv``, and move the VM to it in so many seconds."""
+    service = [
+        ("ExecReload", command_line([_SETSID, "--fork", *argv])),
+        ("ExecReload", _own(paths, "handover")),
+        # What it prints is under the same name in the journal as what the first one does.
+        ("SyslogIdentifier", "cloud-hypervisor"),
+        ("NotifyAccess", "exec"),
+        ("TimeoutStartSec", f"{seconds:g}"),  # of a reload, too
+        ("OOMPolicy", "continue"),
+        ("SuccessExitStatus", _ANY_END),
+        *limits.items(),
+    ]
+    return "# Written by microvm.cloud_hypervisor.ch_upgrade, for the time of a move.\n" + _section("Service", service)
 
 
 def _section(name: str, settings: Section) -> str:

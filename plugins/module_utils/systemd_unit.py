@@ -13,6 +13,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -26,9 +27,12 @@ from .vm_paths import Paths
 
 DEFAULT_UNIT = "microvm"
 UNITS = Path("/etc/systemd/system")
+# Of this boot of the host.
+_PASSING_UNITS = Path("/run/systemd/system")
 # sd_booted(3)
 _BOOTED = Path("/run/systemd/system")
-_DROPIN, _PATIENCE = "vm.conf", "stop.conf"
+# Of two drop-ins that set the same, the one counts whose name sorts last, wherever they are.
+_DROPIN, _PATIENCE, _RELOAD = "vm.conf", "vm.stop.conf", "vm.upgrade.conf"
 _PROPERTIES = "ActiveState,MainPID,Restart,UnitFileState,NeedDaemonReload,InvocationID"
 _SETTLE_SECONDS = 60.0
 _POLL_SECONDS = 0.1
@@ -50,6 +54,7 @@ class SystemdUnit:
         self._runner = runner
         self.name = f"{template}@{paths.name}.service"
         self._dropins = UNITS / f"{self.name}.d"
+        self._passing = _PASSING_UNITS / f"{self.name}.d"
 
     def show(self) -> dict[str, str]:
         """Return what systemd knows of the unit; nothing where the VM has none."""
@@ -70,7 +75,8 @@ class SystemdUnit:
     def settle(self) -> None:
         """See Supervisor.settle."""
         deadline = time.monotonic() + _SETTLE_SECONDS
-        while self.show().get("ActiveState") in ("activating", "deactivating") and time.monotonic() < deadline:
+        going_on = ("activating", "deactivating", "reloading")
+        while self.show().get("ActiveState") in going_on and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
 
     def start(self, argv: Sequence[str]) -> int:
@@ -136,6 +142,28 @@ class SystemdUnit:
         """Replace the VM's drop-in."""
         self._write(_DROPIN, text)
 
+    def reloading(self) -> bool:
+        """Return whether the unit is being reloaded."""
+        return self.show().get("ActiveState") == "reloading"
+
+    def reload(self, text: str) -> None:
+        """Have the unit reloaded by a drop-in that says how, and stays until ``end_reload``; return once that is over."""
+        self._passing.mkdir(mode=0o755, exist_ok=True)
+        write(self._passing / _RELOAD, text.encode(), mode=0o644)
+        # systemd does not see by itself that a directory has come: NeedDaemonReload stays no.
+        self._systemctl("daemon-reload")
+        self._runner.run(["systemctl", "reload", self.name], check=False)
+        while self.reloading():  # systemctl ends with its connection
+            time.sleep(_POLL_SECONDS)
+
+    def end_reload(self) -> None:
+        """Take back what ``reload`` has written, also where a run that was killed did that."""
+        if (self._passing / _RELOAD).exists():
+            (self._passing / _RELOAD).unlink()
+            with suppress(OSError):  # others have theirs there
+                self._passing.rmdir()
+            self._systemctl("daemon-reload")
+
     def _write(self, name: str, text: str) -> None:
         """Replace a drop-in. systemd reads that of a unit which it does not know yet by itself, and else is told to."""
         self._dropins.mkdir(mode=0o755, exist_ok=True)
@@ -155,6 +183,7 @@ class SystemdUnit:
         """Take back all that was asked of the unit."""
         self.enable(False)
         self.forget()
+        self.end_reload()
         if self._dropins.exists():
             shutil.rmtree(self._dropins)
             # systemd forgets a unit that is stopped by itself, unless it has begun with it as one that comes back.

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+_PROCESSES = Path("/proc")
 _OWN = Path("/proc/self/cgroup")
 _MOUNTS = Path("/sys/fs/cgroup")
 
@@ -50,6 +51,20 @@ def oom_kills(own: Path = _OWN, mounts: Path = _MOUNTS) -> int:
         with suppress(KeyError, OSError):
             return int(_counts(places[controller] / file).get("oom_kill", 0))
     return 0
+
+
+def peers(pid: int, processes: Path = _PROCESSES) -> list[int]:
+    """Return the processes that are in the same cgroups as ``pid``, that one among them; none where it has ended."""
+
+    def membership(process: Path) -> str | None:
+        try:
+            return (process / "cgroup").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+
+    wanted = membership(processes / str(pid))
+    others = [process for process in processes.iterdir() if process.name.isdigit()] if wanted is not None else []
+    return sorted(int(process.name) for process in others if membership(process) == wanted)
 
 
 def _counts(file: Path) -> dict[str, str]:

@@ -24,7 +24,8 @@ class Life:
     """A phase, and what belongs to it.
 
     ``held``: who started the VMM creates and boots the VM, too. ``grace``: the seconds that a stop leaves the guest.
-    ``stopped_by``: what ended it, see vm_stop. ``error``: why it did not start. ``reason``, ``detail``: how it ended.
+    ``stopped_by``: what ended it, see vm_stop. ``error``: why it did not start, or was lost while it ran. ``reason``, ``detail``:
+    how it ended.
     """
 
     phase: Phase
@@ -72,6 +73,8 @@ def ended(life: Life | None, result: Mapping[str, str], *, oom_kills: int) -> Li
     if life is None or life.phase != "running":
         error = None if life is None else life.error
         return Life("ended", reason="start_failed", detail=error or how or result.get("SERVICE_RESULT"))
+    if life.error:
+        return Life("ended", reason="crashed", detail=life.error)
     if (code, status) == ("exited", "0"):
         return Life("ended", reason="guest_shutdown")
     return Life("ended", reason="crashed", detail=how)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from . import (
+    handover,
     log_rotation,
     migration_channel,
     tap,
@@ -165,6 +166,7 @@ def remove(vm: Vm, record: Mapping[str, Any] | None) -> None:
     vm_unit.remove(vm, (record or {}).get("config", {}))
     log_rotation.remove(vm.paths.serial_log)
     vm.paths.life.unlink(missing_ok=True)
+    handover.forget(vm.paths)
     migration_channel.clear(vm.paths)
     vm_moving.clear(vm.paths)
     vm.paths.record.unlink(missing_ok=True)

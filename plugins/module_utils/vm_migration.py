@@ -14,15 +14,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from .errors import MicrovmError
 from .tail import text_of
 from .vm_state import Vm
 from .vmm_api import VmmClient, VmmError, VmmUnreachable
 
-# Where a VM is once a migration is over: gone to the other VMM, still here, or nowhere.
-Place = Literal["there", "here", "lost"]
 DEFAULT_TIMEOUT = 600.0
 _BEGIN_SECONDS = 20.0
 _ARRIVAL_SECONDS = 30.0

@@ -6,37 +6,34 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from . import (
     handover,
-    log_rotation,
     ready_record,
-    tap,
+    unit_handover,
     vm_config,
+    vm_handover,
     vm_migration,
     vm_prepare,
     vm_record,
     vm_restart,
-    vm_start,
+    vm_unit,
     vmm_versions,
 )
 from .bulk import Outcome
 from .errors import MicrovmError
-from .files import is_own, locked_directory
-from .handover import Journal
+from .files import locked_directory
+from .handover import Journal, Place
 from .names import check_vm_name
 from .runner import Runner
+from .systemd_unit import SystemdUnit
 from .vm_config import Spec
-from .vm_migration import Place
 from .vm_schema import Version, spelled
 from .vm_state import Current, Vm, current
-from .vmm_process import DetachedProcess, wait_for_end
-
-_END_SECONDS = 10.0
+from .vmm_process import DetachedProcess
 
 
 def ensure(
@@ -48,6 +45,7 @@ def ensure(
     """
     vm = Vm.of(check_vm_name(item["name"]), state_dir=state_dir, run_dir=run_dir, runner=runner)
     with locked_directory(vm.paths.state, make=False):
+        vm.supervisor.settle()
         cleared = [] if check_mode else recover(vm)
         now = current(vm)
         if now.record is None:
@@ -60,14 +58,11 @@ def ensure(
         running = vmm_versions.parse(vm.client().ping()["version"])
         if running == wanted and not item.get("force"):
             return Outcome(changed=bool(cleared), facts=_facts(running, wanted, now.pid), actions=tuple(cleared))
-        _refuse(vm, now, running, wanted)
+        _refuse(now, running, wanted)
         if not check_mode:
-            ready = ready_record.seen(vm.paths, ready_record.boot(vm.paths, now.pid))
             timeout = item.get("timeout") or vm_migration.DEFAULT_TIMEOUT
-            _upgrade(vm, now, spec, timeout=timeout)
-            vm_record.write(vm.paths, {**now.record, "options": options})
+            _upgrade(vm, now, spec, options, timeout=timeout)
             now = current(vm)
-            ready_record.carry(vm.paths, now.pid, ready)
     said = f"moved the guest from {spelled(running)} to {spelled(wanted)}"
     return Outcome(
         changed=True,
@@ -86,7 +81,7 @@ def _facts(running: Version | None, wanted: Version, pid: int | None) -> dict[st
     }
 
 
-def _refuse(vm: Vm, now: Current, running: Version, wanted: Version) -> None:
+def _refuse(now: Current, running: Version, wanted: Version) -> None:
     if now.state not in ("running", "paused"):
         raise MicrovmError(f"the VM is {now.state}: only a guest that runs or is paused can be moved", option="name")
     if wanted < running:
@@ -95,116 +90,68 @@ def _refuse(vm: Vm, now: Current, running: Version, wanted: Version) -> None:
             "version or an older one; stop the VM and start it to go back",
             option="vmm",
         )
-    if not isinstance(vm.supervisor, DetachedProcess):
-        raise MicrovmError(
-            "the VMM is the main process of a unit, in whose sandbox no second one can be started; restart the VM with "
-            "ch_vm state=restarted, or move it to another host and back",
-            option="name",
-        )
 
 
-# ---- The second VMM ----
-
-
-def _next(vm: Vm, journal: Journal) -> DetachedProcess:
-    return DetachedProcess(vm.paths.run, api_socket=Path(journal.next), log=_next_log(vm), pid_file="vmm.next.pid")
-
-
-def _next_log(vm: Vm) -> Path:
-    return vm.paths.vmm_log.with_name("vmm.next.log")
-
-
-def _next_events(vm: Vm) -> Path:
-    return vm.paths.event_log.with_name("events.next.json")
-
-
-def _journal(vm: Vm) -> Path:
-    return vm.paths.run / "upgrade.json"
-
-
-def _upgrade(vm: Vm, now: Current, spec: Spec, *, timeout: float) -> None:
-    config = now.info["config"]
-    sockets = [vm.paths.vsock_socket, vm.paths.serial_socket]
-    files = list(sockets)
-    if config["serial"].get("file") == str(vm.paths.serial_log):
-        log_rotation.rotate(vm.paths.serial_log, size=1)
-        files.append(vm.paths.serial_log)
-    taps = tuple(wanted for wanted in spec.taps if tap.has_carrier(wanted.name))
-    journal = handover.plan(taps, files, vm.paths.api_socket)
-    journal.write(_journal(vm))
-    next_ = _next(vm, journal)
-    try:
-        argv = [vm_prepare.binary(spec), "--api-socket", f"path={journal.next}"]
-        next_.start([*argv, "--event-monitor", f"path={_next_events(vm)}"])
-        vm_start.wait_for_api(Path(journal.next), next_, who="the VMM that is to receive the VM")
-        vm_migration.begin_receiving(Path(journal.next), vm.paths.migration_socket, lambda: next_.pid() is not None)
-        handover.make_room(vm.runner, journal, taps)
-        with handover.sockets_kept(sockets):
-            left, why = vm_migration.send(
-                vm,
-                f"unix:{vm.paths.migration_socket}",
-                # Memory that is shared is handed over, other memory copied.
-                local=bool(config["memory"].get("shared") or config["memory"].get("hugepages")),
-                timeout=timeout,
-                give_up=lambda: next_.signal(signal.SIGKILL),
-            )
-    except BaseException:
-        _settle(vm, journal, spec)
-        raise
-    if _settle(vm, journal, spec) == "there":
-        return
-    if left:
+def _upgrade(vm: Vm, now: Current, spec: Spec, options: Mapping[str, Any], *, timeout: float) -> None:
+    """Move the VM. Raises MicrovmError where it did not get there."""
+    unit = vm.supervisor if isinstance(vm.supervisor, SystemdUnit) else None
+    if unit is not None:
+        unit_handover.require_command(vm)
+    vmm = options.get("vmm")
+    other = vmm if vmm != (now.record or {})["options"].get("vmm") else None
+    journal = vm_handover.begin(vm, now, spec, timeout=timeout, vmm=other)
+    if unit is not None:
+        place, why = unit_handover.ask(vm, unit, spec, options, journal)
+    else:
+        next_ = _process(vm, journal)
+        argv = vm_handover.arguments(vm, journal, vm_prepare.binary(spec))
+        place, why = vm_handover.move(vm, spec, journal, next_, lambda: next_.start(argv))
+    _end(vm, journal, place)
+    if place == "lost":
         vm_restart.restart_lost(vm, f"the VMM died as it handed its VM over, and with it the guest ({why})", spec)
-    raise MicrovmError(f"the guest runs on in the VMM that it was in: {why}")
+    if place == "here":
+        raise MicrovmError(f"the guest runs on in the VMM that it was in: {why}")
+
+
+def _process(vm: Vm, journal: Journal) -> DetachedProcess:
+    """Return the second VMM where both are processes of our own."""
+    return DetachedProcess(
+        vm.paths.run, api_socket=Path(journal.next), log=vm_handover.log(vm), pid_file="vmm.next.pid"
+    )
+
+
+def _end(vm: Vm, journal: Journal, place: Place) -> None:
+    """Have on record what the VM runs in, and that nothing is under way any more."""
+    if place == "there":
+        ready_record.carry(vm.paths, vm.supervisor.pid(), journal.ready)
+    if place == "there" and journal.vmm is not None:
+        record = vm_record.read(vm.paths) or {}
+        options = {**record["options"], "vmm": journal.vmm}
+        vm_record.write(vm.paths, {**record, "options": options})
+        vm_unit.apply(vm, "unit", vm_config.parse(options, vm.paths), options)
+    handover.forget(vm.paths)
 
 
 def recover(vm: Vm) -> list[str]:
     """Finish or undo what a run that was killed has begun; return what was done, in words.
 
-    A unit's VMM, which is never moved so, could write the journal itself, and have root rename and remove what it likes.
+    Raises MicrovmError where the VM's unit goes on with it by itself.
     """
-    journal = Journal.read(_journal(vm)) if is_own(vm.paths.run) else None
+    journal = Journal.read(vm.paths)
     if journal is None:
         return []
-    spec = vm_config.parse((vm_record.read(vm.paths) or {})["options"], vm.paths)
-    place = _settle(vm, journal, spec)
+    unit = vm.supervisor if isinstance(vm.supervisor, SystemdUnit) else None
+    if unit is not None:
+        unit_handover.recover(vm, unit)
+    place = journal.place
+    if place is None:
+        spec = vm_config.parse((vm_record.read(vm.paths) or {})["options"], vm.paths)
+        next_ = _process(vm, journal) if unit is None else unit_handover.successor(journal, unit.pid())
+        place = vm_handover.settle(vm, journal, spec, next_)
+    _end(vm, journal, place)
     words = {
         "there": "finished the guest's move to another VMM, which a run that did not end had begun",
         "here": "undid a move to another VMM, which a run that did not end had begun",
         "lost": "cleaned up after a move to another VMM, which neither VMM has survived",
     }
     return [words[place]]
-
-
-def _settle(vm: Vm, journal: Journal, spec: Spec) -> Place:
-    """Find out where the guest is, and have it be there alone, under the names that others know."""
-    next_ = _next(vm, journal)
-    api_socket = Path(journal.next)
-    if vm.supervisor.pid() is None and not api_socket.exists():
-        api_socket = vm.paths.api_socket  # a run that was killed has given it its name already
-    there = next_.pid() is not None and vm_migration.has_vm(api_socket)
-    if vm.supervisor.pid() is None:
-        there = there or vm_migration.arrived(api_socket, lambda: next_.pid() is not None)
-    elif there and not wait_for_end(vm.supervisor, _END_SECONDS):
-        # Its guest has gone on elsewhere, so that it must not.
-        vm.supervisor.signal(signal.SIGKILL)
-        wait_for_end(vm.supervisor, _END_SECONDS)
-    if there:
-        handover.finish(vm.runner, journal)
-        api_socket.rename(vm.paths.api_socket)
-        for path, name in ((_next_events(vm), vm.paths.event_log), (_next_log(vm), vm.paths.vmm_log)):
-            if path.exists():
-                path.replace(name)
-        next_.become(vm.paths.run / "vmm.pid")
-        place: Place = "there"
-    else:
-        next_.signal(signal.SIGKILL)
-        wait_for_end(next_, _END_SECONDS)
-        handover.undo(vm.runner, journal, spec.taps)
-        next_.forget()
-        for path in (Path(journal.next), _next_events(vm), _next_log(vm)):
-            path.unlink(missing_ok=True)
-        place = "lost" if vm.supervisor.pid() is None else "here"
-    vm.paths.migration_socket.unlink(missing_ok=True)
-    _journal(vm).unlink()
-    return place

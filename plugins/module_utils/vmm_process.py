@@ -21,6 +21,7 @@ from .files import is_own, write_json
 from .tail import quoted
 
 _POLL_SECONDS = 0.02
+_PID_FILE = "vmm.pid"
 # setpriv(1) ends by execve(2), so that the process is the VMM's.
 _WITHOUT_CAPABILITIES = ("setpriv", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--")
 
@@ -78,7 +79,7 @@ class DetachedProcess:
     kind: Literal["process"] = "process"
     unprivileged = False
 
-    def __init__(self, run_directory: Path, *, api_socket: Path, log: Path, pid_file: str = "vmm.pid") -> None:
+    def __init__(self, run_directory: Path, *, api_socket: Path, log: Path, pid_file: str = _PID_FILE) -> None:
         self._file = run_directory / pid_file
         self._api_socket = api_socket
         self._log = log
@@ -95,7 +96,7 @@ class DetachedProcess:
         alive = (
             remembered["boot_id"] == boot_id()
             and remembered["started"] == started(pid)
-            and _runs(pid, self._api_socket)
+            and names(pid, self._api_socket)
         )
         return pid if alive else None
 
@@ -120,9 +121,10 @@ class DetachedProcess:
         write_json(self._file, {"pid": process.pid, "started": started(process.pid), "boot_id": boot_id()})
         return process.pid
 
-    def become(self, pid_file: Path) -> None:
-        """Be remembered in another file, in the place of the process that was remembered there."""
-        self._file.replace(pid_file)
+    def become(self) -> bool:
+        """Be the VM's VMM from now on, in the place of the process that was remembered as it."""
+        self._file.replace(self._file.with_name(_PID_FILE))
+        return True
 
     def enabled(self) -> bool | None:
         """See Supervisor.enabled."""
@@ -227,7 +229,7 @@ def started(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def _runs(pid: int, api_socket: Path) -> bool:
+def names(pid: int, api_socket: Path) -> bool:
     """Return whether a process's command line names the socket. It is empty for a moment while execve(2) replaces it."""
     try:
         command_line = Path(f"/proc/{pid}/cmdline").read_bytes()

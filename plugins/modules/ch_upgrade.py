@@ -16,11 +16,14 @@ description:
     (O(microvm.cloud_hypervisor.ch_vm#module:memory.shared)) or in huge pages. Other memory is copied while the guest
     runs, and its network stands still for that long. Connections survive.
   - The VM's TAPs, its vsock socket, its serial socket and log keep their names. A pty may have another one afterwards.
-  - A move that fails leaves the guest in the VMM that it was in. A run that was killed is finished or undone by the next one.
-    Where a VMM dies of it, the guest is lost. It is started again from its disks, and the task fails and says so.
+  - A move that fails leaves the guest in the VMM that it was in. Where a VMM dies of it, the guest is lost. It is started again
+    from its disks, and the task fails and says so.
+  - A run that was killed is finished or undone by the next one, or by one of M(microvm.cloud_hypervisor.ch_vm).
   - A VM that is stopped needs nothing. It starts in what is installed then.
-  - A VMM that is the main process of a systemd unit is refused, since no second one can be started in the unit's sandbox. Restart its
-    VM (O(microvm.cloud_hypervisor.ch_vm#module:state=restarted)), or migrate it to another host and back.
+  - Where the VMM is the main process of a systemd unit, it is the unit itself that moves the VM, as its reload. Both VMMs run in the
+    unit's sandbox, and the new one is its main process afterwards. The unit is not restarted, and what it says is as before.
+  - For the time of the move the unit may use the guest's memory twice. A C(systemctl stop) in that time leaves the guest no grace.
+  - The program C(microvm) on the host must be of this release; the role P(microvm.cloud_hypervisor.host#role) installs it.
 author:
   - The microvm.cloud_hypervisor developers (@microvm)
 extends_documentation_fragment:

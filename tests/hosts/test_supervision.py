@@ -53,6 +53,7 @@ def test_a_guest_has_its_grace(node: Node) -> None:
     stopped = node.vm("web", by_name=True, state="stopped", grace=2)
     assert (stopped["stopped_by"], stopped["enabled"]) == ("vm_shutdown", False)
     assert node.info("web")["ended"] == {"reason": "stopped", "detail": "vm_shutdown"}
+    assert node.show("web", "TimeoutStopUSec") == "1min 2s"
 
 
 def test_a_start_that_fails_is_undone_and_told(node: Node) -> None:

@@ -204,7 +204,8 @@ def test_a_run_that_was_killed_is_undone(host: Host, monkeypatch: pytest.MonkeyP
 
 def test_a_run_that_was_killed_after_the_move_is_finished(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     only_the_stand_in(host)
-    pid = start(host)
+    ready = {"serial": pvh_guest.BANNER.decode().strip(), "timeout": 20}
+    pid = start(host, wait_for=ready)
     before = names(host)
     with monkeypatch.context() as patched:
         patched.setattr(handover, "finish", lambda *_arguments: os.kill(os.getpid(), signal.SIGKILL))
@@ -212,7 +213,7 @@ def test_a_run_that_was_killed_after_the_move_is_finished(host: Host, monkeypatc
         killed.start()
         killed.join(30)
     assert killed.exitcode == -signal.SIGKILL
-    # ch_vm finds the guest as well.
+    # ch_vm finds the guest as well, as ready as it was.
     assert host.ensure("web", by_name=True).actions == (
         "finished the guest's move to another VMM, which a run that did not end had begun",
     )

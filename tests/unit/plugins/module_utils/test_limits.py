@@ -68,3 +68,9 @@ def test_huge_pages_are_not_counted() -> None:
     assert settings({"memory": {"size": 64 * MIB, "hugepages": True}}, memory_max="32MiB") == {
         "MemoryMax": str(32 * MIB)
     }
+
+
+@pytest.mark.parametrize(("most", "lets"), [("1GiB", str(1024 * MIB + 64 * MIB + 256 * MIB)), ("infinity", None)])
+def test_two_vmms_may_have_the_guests_memory_twice(most: str, lets: str | None) -> None:
+    allowed = limits.for_two({"memory_max": most, "tasks_max": 20}, {"memory": {"size": 64 * MIB}})
+    assert (allowed.get("MemoryMax"), allowed["TasksMax"]) == (lets, "infinity")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import systemd_dropin
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import command_unit, systemd_dropin
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.systemd_dropin import Restart, Unit
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.vm_paths import Paths
 
@@ -85,3 +85,25 @@ def test_the_time_for_a_stop_is_read_back() -> None:
     text = systemd_dropin.render(Unit(PATHS, argv=["/vmm"], user="vm-web", grace=7))
     assert systemd_dropin.stop_seconds_of(text) == systemd_dropin.stop_seconds(7)
     assert systemd_dropin.stop_seconds_of("") == 0
+
+
+def test_a_reload_starts_a_second_vmm_as_the_first_and_moves_the_vm_as_root() -> None:
+    argv = ["/usr/bin/vmm", "--api-socket", "path=/run/microvm/web/api.sock.1"]
+    assert systemd_dropin.render_handover(PATHS, argv, seconds=780, limits={"MemoryMax": "1"}).splitlines() == [
+        "# Written by microvm.cloud_hypervisor.ch_upgrade, for the time of a move.",
+        "[Service]",
+        'ExecReload="/usr/bin/setsid" "--fork" "/usr/bin/vmm" "--api-socket" "path=/run/microvm/web/api.sock.1"',
+        'ExecReload=+"/usr/local/bin/microvm" "--state-dir" "/var/lib/microvm" "--run-dir" "/run/microvm" "handover" "web"',
+        "SyslogIdentifier=cloud-hypervisor",
+        "NotifyAccess=exec",
+        "TimeoutStartSec=780",
+        "OOMPolicy=continue",
+        "SuccessExitStatus=1 101 SIGABRT SIGBUS SIGFPE SIGILL SIGKILL SIGQUIT SIGSEGV SIGSYS SIGTRAP",
+        "MemoryMax=1",
+    ]
+
+
+def test_a_guest_that_is_lost_in_a_move_is_no_good_end_for_systemd() -> None:
+    text = systemd_dropin.render_handover(PATHS, ["/vmm"], seconds=1, limits={})
+    (good,) = [line.partition("=")[2].split() for line in text.splitlines() if line.startswith("SuccessExitStatus=")]
+    assert str(command_unit.LOST) not in good

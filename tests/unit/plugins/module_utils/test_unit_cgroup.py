@@ -66,3 +66,11 @@ def test_the_kernels_count_of_kills_is_read(tmp_path: Path, own: str, file: str,
     (tmp_path / "cgroup" / file).parent.mkdir(parents=True)
     (tmp_path / "cgroup" / file).write_text(content)
     assert unit_cgroup.oom_kills(tmp_path / "own", tmp_path / "cgroup") == kills
+
+
+def test_the_processes_in_the_same_cgroups(tmp_path: Path) -> None:
+    for pid, place in ((10, "/a"), (9, "/a"), (11, "/a/b"), ("self", "/a")):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "cgroup").write_text(f"0::{place}\n")
+    assert unit_cgroup.peers(10, tmp_path) == [9, 10]
+    assert unit_cgroup.peers(12, tmp_path) == []

@@ -29,6 +29,7 @@ RUNNING, STARTING = Life("running"), Life("starting", error="no kernel")
         (RUNNING, DUMPED, 0, "crashed", "signal ABRT"),
         (RUNNING, FAILED, 0, "crashed", "exit status 1"),
         (RUNNING, KILLED, 1, "oom_killed", "the unit's memory_max, or the host's memory, was used up"),
+        (Life("running", error="lost on its way"), EXITED, 0, "crashed", "lost on its way"),
         (STARTING, NOT_RUN, 0, "start_failed", "no kernel"),
         (Life("starting"), FAILED, 0, "start_failed", "exit status 1"),
         (Life("starting"), NOT_RUN, 0, "start_failed", "exit-code"),

@@ -5,24 +5,31 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import vm_upgrade
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.handover import Journal
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.runner import HostRunner
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.vm_paths import Paths
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.vm_state import Vm
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.vmm_process import MainProcess
 
 
-def test_a_journal_that_the_vmm_could_have_written_is_not_followed(tmp_path: Path) -> None:
+def test_a_journal_is_read_only_where_root_alone_writes(tmp_path: Path) -> None:
     paths = Paths.of("web", state_dir=tmp_path / "state", run_dir=tmp_path / "run")
     for directory in (paths.state, paths.run):
         directory.mkdir(mode=0o700, parents=True)
-    paths.record.write_text(json.dumps({"options": {"payload": {"kernel": "/k"}}, "config": {}}))
+    paths.record.write_text(json.dumps({"options": {"name": "web", "payload": {"kernel": "/k"}}, "config": {}}))
     victim = tmp_path / "victim"
     victim.write_text("")
-    (paths.run / "upgrade.json").write_text(json.dumps({"taps": {}, "files": [], "next": str(victim)}))
-    os.chown(paths.run, 4242, 4242)
-    assert vm_upgrade.recover(Vm(paths, MainProcess(0), HostRunner())) == []
+    journal = Journal({}, (), str(victim), timeout=1)
+    journal.write(paths)
+    vm = Vm(paths, MainProcess(0), HostRunner())
+    # As a VMM that was taken over could have it, in the directory that is its own.
+    (paths.state / "upgrade.json").rename(paths.run / "upgrade.json")
+    assert vm_upgrade.recover(vm) == []
     assert victim.exists()
+    (paths.run / "upgrade.json").rename(paths.state / "upgrade.json")
+    assert vm_upgrade.recover(vm) == ["cleaned up after a move to another VMM, which neither VMM has survived"]
+    assert not victim.exists()
+    assert Journal.read(paths) is None
