@@ -87,6 +87,7 @@ wait_for:
       description:
         - Whether the guest has reported READY=1 over vsock. It is told where by systemd's credential C(vmm.notify_socket),
           which is added to the VM's OEM strings. systemd 254 and later do it by themselves.
+        - A guest reports once in a boot. Of one that has come back with its host, or after a crash, this is not waited for.
       type: bool
     address:
       description: The guest's address, for ports. The default is the label C(address), which the role vm gives.

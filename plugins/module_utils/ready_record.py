@@ -27,16 +27,26 @@ def boot(paths: Paths, pid: int | None) -> list[Any]:
 
 def seen(paths: Paths, this_boot: Sequence[Any]) -> list[str]:
     """Return the conditions that have held in a boot."""
+    met = _read(paths, this_boot).get("met")
+    return list(met) if isinstance(met, list) else []
+
+
+def listened(paths: Paths, this_boot: Sequence[Any]) -> bool:
+    """Return whether somebody has listened from a boot's beginning on for what the guest reports in it, once."""
+    return _read(paths, this_boot).get("listened") is True
+
+
+def _read(paths: Paths, this_boot: Sequence[Any]) -> dict[str, Any]:
     try:
         written = json.loads(text_of(paths.run / _NAME))
-        return list(written["met"]) if written["boot"] == list(this_boot) else []
+        return dict(written) if written["boot"] == list(this_boot) else {}
     except (OSError, MicrovmError, ValueError, KeyError, TypeError):
-        return []
+        return {}
 
 
-def write(paths: Paths, this_boot: Sequence[Any], met: Sequence[str]) -> None:
-    """Keep the conditions that have held in a boot."""
-    write_json(paths.run / _NAME, {"boot": list(this_boot), "met": list(met)})
+def write(paths: Paths, this_boot: Sequence[Any], met: Sequence[str], *, listened: bool = False) -> None:
+    """Keep the conditions that have held in a boot, and whether somebody listens in it."""
+    write_json(paths.run / _NAME, {"boot": list(this_boot), "met": list(met), "listened": listened})
 
 
 def carry(paths: Paths, pid: int | None, met: Sequence[str]) -> None:

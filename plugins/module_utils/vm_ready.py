@@ -65,8 +65,11 @@ def ensure(
         )
         if asked is None:
             return outcome
-        left, seconds = _left(vm, asked, anew="boot" in outcome.actions)
-        waits = (f"wait for {', '.join(map(str, left))}",) if seconds > AGAIN_SECONDS else ()
+        anew = "boot" in outcome.actions
+        if anew and listener is not None and not check_mode:
+            ready_record.write(vm.paths, ready_record.boot(vm.paths, vm.supervisor.pid()), [], listened=True)
+        left, seconds = _left(vm, asked, anew=anew)
+        waits = (f"wait for {', '.join(map(str, left))}",) if left and seconds > AGAIN_SECONDS else ()
         if check_mode:
             return replace(outcome, actions=(*outcome.actions, *waits))
         met = _wait(vm, asked, left, seconds, listener)
@@ -85,9 +88,18 @@ def _asked(item: Mapping[str, Any], vm: Vm) -> Readiness | None:
 
 
 def _left(vm: Vm, asked: Readiness, *, anew: bool) -> tuple[list[Condition], float]:
-    """Return what is still to be waited for, and how long: not long for a VM that was ready in this boot."""
-    seen = [] if anew else ready_record.seen(vm.paths, ready_record.boot(vm.paths, vm.supervisor.pid()))
-    left = [condition for condition in asked.conditions if not (condition.once and str(condition) in seen)]
+    """Return what is still to be waited for, and how long: not long for a VM that was ready in this boot.
+
+    A guest that was started without us, such as with its host, has reported what nobody has heard, and does so once.
+    """
+    this_boot = ready_record.boot(vm.paths, vm.supervisor.pid())
+    seen = [] if anew else ready_record.seen(vm.paths, this_boot)
+    told = anew or ready_record.listened(vm.paths, this_boot)
+    left = [
+        condition
+        for condition in asked.conditions
+        if not (condition.once and str(condition) in seen) and (told or condition.kind != "notify")
+    ]
     known = all(str(condition) in seen for condition in asked.conditions)
     return left, min(asked.timeout, AGAIN_SECONDS) if known else asked.timeout
 

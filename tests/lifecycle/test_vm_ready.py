@@ -15,9 +15,14 @@ from pathlib import Path
 
 import pvh_guest
 import pytest
-from vm_host import Host
+from vm_host import RUNNER, Host
 
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import events, vm_record, vsock_notify
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import (
+    events,
+    vm_lifecycle,
+    vm_record,
+    vsock_notify,
+)
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.vm_paths import Paths
 
@@ -115,3 +120,16 @@ def test_what_a_guest_reports_over_vsock(host: Host) -> None:
     assert vsock_notify.credential() in host.info("web")["config"]["platform"]["oem_strings"]
     assert not path.exists()
     assert host.ensure("web", vsock={"cid": 77}, wait_for={"notify": True}).actions == ()
+
+
+def test_a_report_is_waited_for_again_unless_nobody_could_hear_it(host: Host) -> None:
+    options = {"vsock": {"cid": 77}, "wait_for": {"notify": True, "timeout": 1}}
+    for _attempt in range(2):
+        with pytest.raises(MicrovmError, match="notify: the guest has not reported READY=1"):
+            host.ensure("web", **options)
+    host.ensure("web", state="stopped", by_name=True)
+    # As its unit does.
+    vm_lifecycle.ensure({"name": "web"}, state_dir=host.state_dir, run_dir=host.run_dir, runner=RUNNER)
+    done = host.ensure("web", **options)
+    assert (done.actions, done.facts["ready_after"]) == ((), {})
+    assert host.ensure("web", **options).actions == ()
