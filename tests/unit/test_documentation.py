@@ -23,6 +23,8 @@ MODULES = sorted(path.stem for path in (ROOT / "plugins/modules").glob("ch_*.py"
 TEMPLATE = re.compile(r"\{\{.*\}\}", re.DOTALL)
 # What stands for a template whose value would be of that type.
 SOME: Mapping[str, Any] = {"list": [], "dict": {}, "int": 1, "float": 1.0, "bool": True}
+# Settings of Ansible's own that look like variables of the role host.
+OF_ANSIBLE = {"host_key_checking"}
 LEASE = {
     "address": "10.213.0.2",
     "host_address": "10.213.0.1",
@@ -108,7 +110,7 @@ def _module(key: Any) -> str:
 def variables_in(document: Any) -> Iterator[Mapping[str, Any]]:
     """Find the mappings with variables of the roles, wherever they are: in an inventory, a play, a file of variables."""
     if isinstance(document, dict):
-        if any(str(key).startswith(("vm_", "host_")) for key in document):
+        if any(str(key).startswith(("vm_", "host_")) and key not in OF_ANSIBLE for key in document):
             yield document
             return
         for key, value in document.items():
