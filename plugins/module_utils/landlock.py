@@ -34,12 +34,15 @@ def restriction(config: Mapping[str, Any], paths: Paths) -> dict[str, Any]:
     """Return what makes the VMM restrict itself to its VM's paths (VmConfig, ``landlock_enable`` and ``landlock_rules``).
 
     It derives rules from the VmConfig itself, but not for the files that images are based on, nor for the flags of a TAP,
-    which it reads in sysfs. The other paths are for devices that are added later, and those that the VmConfig has itself stay.
-    It refuses those that are missing.
+    which it reads in sysfs; nor, before v52.0, for the ptys that each boot opens anew: a guest that reset itself stayed down.
+    The other paths are for devices that are added later, and those that the VmConfig has itself stay. It refuses those that
+    are missing.
     """
     read = [use.path for use in backing_files(config)]
     read += [Path("/sys/devices/virtual/net"), paths.state_dir / "images"]
     write = [paths.state, paths.run, Path("/dev/net/tun")]
+    if any(config.get(port, {}).get("mode") == "Pty" for port in ("serial", "console", "debug_console")):
+        write += [Path("/dev/ptmx"), Path("/dev/pts")]
     rules = [*((path, "r") for path in dict.fromkeys(read)), *((path, "rw") for path in write)]
     named = [{"path": str(path), "access": access} for path, access in rules if path.exists()]
     return {"landlock_enable": True, "landlock_rules": [*named, *(config.get("landlock_rules") or ())]}

@@ -50,6 +50,12 @@ def size_of(path: Path, format: Format) -> int:
     return int.from_bytes(header[24:32], "big")
 
 
+def is_qcow2(path: Path) -> bool:
+    """Return whether the content is a qcow2 image's. Raises OSError."""
+    with path.open("rb") as file:
+        return file.read(4) == b"QFI\xfb"
+
+
 def backing_file(path: Path) -> Path | None:
     """Return the file that a qcow2 image is based on, without running qemu-img; None for an image with no such file.
 

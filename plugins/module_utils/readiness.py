@@ -13,11 +13,15 @@ from dataclasses import dataclass
 from typing import Any, Literal, Union
 
 from .errors import MicrovmError
+from .vm_schema import Version, spelled
 
 DEFAULT_TIMEOUT = 120
 Kind = Literal["tap", "api", "serial", "tcp", "http", "notify", "cloud_init"]
 # Cloud-init's final_message, on the console unless its output is led elsewhere (cc_final_message).
 CLOUD_INIT_FINISHED = r"(?i)cloud-init\b.*\bfinished\b"
+# The first releases that hand what a guest has written to the one who attaches then (vmm/src/serial_manager.rs). Before, a
+# socket drops it, and a pty shows it once a key was pressed.
+_TOLD_SINCE: Mapping[str, Version] = {"pty": (50, 0), "socket": (53, 0)}
 _POLL_SECONDS = 0.1
 
 
@@ -102,6 +106,20 @@ def parse(options: Mapping[str, Any]) -> Readiness | None:
         raise MicrovmError("the VM has no NIC, and so no TAP", option="wait_for.tap")
     timeout = asked.get("timeout")
     return Readiness(tuple(conditions), DEFAULT_TIMEOUT if timeout is None else timeout, address)
+
+
+def check_release(options: Mapping[str, Any], release: Version) -> None:
+    """Raise MicrovmError where a VMM of this release loses what is waited for before anybody can read it."""
+    asked = options.get("wait_for") or {}
+    reads = next((f"wait_for.{option}" for option in ("serial", "cloud_init") if asked.get(option)), None)
+    mode = str((options.get("serial") or {}).get("mode"))
+    since = _TOLD_SINCE.get(mode, release)
+    if reads and release < since:
+        raise MicrovmError(
+            f"with serial.mode: {mode} it needs Cloud Hypervisor {spelled(since)} or later, and this is {spelled(release)}, "
+            "which does not tell what the guest has written before somebody attaches; use the mode file",
+            option=reads,
+        )
 
 
 _SWITCHES: tuple[Kind, ...] = ("api", "tap", "notify", "cloud_init")

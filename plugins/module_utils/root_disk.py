@@ -83,11 +83,8 @@ def _base_size(base: Path) -> int:
         raise MicrovmError(f"'{base}' is not there; give the path of a raw image on the host", option="image")
     if not base.is_file():
         raise MicrovmError(f"'{base}' is not a file; give the path of a raw image on the host", option="image")
-    with base.open("rb") as file:
-        if file.read(4) == b"QFI\xfb":
-            raise MicrovmError(
-                f"'{base}' is a qcow2 image; give a raw one, such as ch_image makes of it", option="image"
-            )
+    if qemu_img.is_qcow2(base):
+        raise MicrovmError(f"'{base}' is a qcow2 image; give a raw one, such as ch_image makes of it", option="image")
     return base.stat().st_size
 
 

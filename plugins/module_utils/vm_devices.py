@@ -39,7 +39,7 @@ def pci(
             "Its place on the PCI bus.",
             least=1,
             most=31,
-            since=_COMMON,
+            since=max(common, _COMMON),
             own=True,
         ),
     )
@@ -79,7 +79,8 @@ DISK = (
         None,
         "size",
         "How large the guest is to see the disk. One that is smaller is grown, while the VM runs, which needs Cloud "
-        "Hypervisor v50.0 or later; one that is larger is refused, since what is at its end would be lost.",
+        "Hypervisor v50.0 or later for V(raw) and v51.0 or later for V(qcow2), and cannot be done to an image that is based on "
+        "another. One that is larger is refused, since what is at its end would be lost.",
     ),
     Property(
         "readonly",

@@ -11,7 +11,7 @@ of 128 MiB, virtio-mem in units of 2 MiB) and vmm/src/device_manager.rs (remove_
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from . import vm_drift_devices
@@ -32,14 +32,11 @@ _PORTS = ("serial", "console", "debug_console")
 class Situation:
     """What is known beside the two VmConfigs.
 
-    ``booted_memory`` is what the VM has booted with, in bytes, where that is on record. ``sizes`` are the disks' that are
-    asked for and ``image_sizes`` those that their images have, in bytes, by the disks' ids. ``lingering`` are the devices
-    that were unplugged and that the guest has not let go of. ``replug``: a device that is in use may be plugged anew.
+    ``booted_memory`` is what the VM has booted with, in bytes, where that is on record. ``lingering`` are the devices that
+    were unplugged and that the guest has not let go of. ``replug``: a device that is in use may be plugged anew.
     """
 
     booted_memory: int | None = None
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    image_sizes: Mapping[str, int] = field(default_factory=dict)
     lingering: frozenset[str] = frozenset()
     replug: bool = False
 
@@ -64,7 +61,6 @@ def compare(live: Config, wanted: Config, situation: Situation = NOTHING_SPECIAL
                 kind, _TABLE[kind], have, want, situation.lingering, told=wanted, replug=situation.replug
             )
         ),
-        *vm_drift_devices.sizes(want, situation.sizes, situation.image_sizes),
         *_rest(have, want),
     )
 

@@ -77,17 +77,6 @@ def _name(prop: Property, device: Config) -> str:
     return str(device.get("id", "")) if prop.many else str(prop.option)
 
 
-def sizes(want: Config, asked: Mapping[str, int], there: Mapping[str, int]) -> Iterator[Change]:
-    """Return the disks whose images are not as large as they are asked to be, in bytes, by their ids."""
-    for disk in want.get("disks", ()):
-        name = disk["id"]
-        before, after = there.get(name), asked.get(name)
-        if before is None or after is None or before == after:
-            continue
-        change = Change(f"disks.{name}.size", before, after, "live", calls=(Call("disk", "disks", name, after),))
-        yield change if before < after else change.refuse("what is at the end of a disk that becomes smaller is lost")
-
-
 def _removal(kind: str, prop: Property, name: str, device: Config, *, is_root: bool) -> Change:
     calls = (Call("remove", kind, device.get("id", name)),)
     change = Change(_at(prop, name), device, None, "live", calls=calls)

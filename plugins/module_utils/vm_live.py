@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from . import qemu_img, tap, vm_drift, vm_drift_devices, vm_plan, vm_prepare, vm_record, vm_start, vmm_versions
+from . import tap, vm_drift, vm_growth, vm_plan, vm_prepare, vm_record, vm_start, vmm_versions
 from .errors import MicrovmError
 from .vm_changes import Call, Change
 from .vm_config import Spec
+from .vm_schema import Version
 from .vm_state import Current, Vm
 from .vmm_api import DeviceKind
 
@@ -47,16 +46,16 @@ def drift(vm: Vm, now: Current, spec: Spec, files: Mapping[str, Any], *, replug:
     booted = (now.record or {}).get("booted") or {}
     situation = vm_drift.Situation(
         booted_memory=booted.get("config", {}).get("memory", {}).get("size"),
-        sizes=spec.sizes,
-        image_sizes=_image_sizes(spec),
         lingering=vm_drift.lingering(now.info),
         replug=replug,
     )
     running = vmm_versions.parse(vm.client().ping()["version"])
+    grown = vm_growth.changes(spec, running)
     try:
-        changes = vm_drift.compare(live, vmm_versions.adapted(spec.config, running), situation)
+        changes = (*vm_drift.compare(live, vmm_versions.adapted(spec.config, running), situation), *grown)
     except MicrovmError as lacking:
-        changes = vm_drift.all_need_restart(vm_drift.compare(live, spec.config, situation), str(lacking))
+        compared = vm_drift.compare(live, spec.config, situation)
+        changes = vm_drift.all_need_restart((*compared, *grown), str(lacking))
     left = {change.option for change in changes}
     gone = [
         Change(name, "unplugged", "unplugged", "restart", "was unplugged, and the guest has not let go of it")
@@ -71,22 +70,10 @@ def drift(vm: Vm, now: Current, spec: Spec, files: Mapping[str, Any], *, replug:
     return (*changes, *gone, *replaced)
 
 
-def after_boot(spec: Spec) -> tuple[Call, ...]:
-    """Return what grows the disks of a VM that starts. Raises MicrovmError for one that is to be smaller than it is."""
-    changes = tuple(vm_drift_devices.sizes(spec.config, spec.sizes, _image_sizes(spec)))
+def after_boot(spec: Spec, release: Version) -> tuple[Call, ...]:
+    """Return what grows the disks of a VM that starts. Raises MicrovmError for one that cannot be given its size."""
+    changes = vm_growth.changes(spec, release)
     return vm_plan.decide(changes, apply="live", wanted="running", state="stopped").calls
-
-
-def _image_sizes(spec: Spec) -> dict[str, int]:
-    """Return the sizes in bytes, by the disks' ids, of the images whose sizes are asked for."""
-    sizes = {}
-    for disk in spec.config["disks"]:
-        if disk["id"] in spec.sizes and "path" in disk:
-            with suppress(OSError, ValueError, MicrovmError):
-                sizes[disk["id"]] = qemu_img.size_of(
-                    Path(disk["path"]), "qcow2" if disk["image_type"] == "Qcow2" else "raw"
-                )
-    return sizes
 
 
 def apply(vm: Vm, todo: Sequence[Call], spec: Spec) -> None:

@@ -13,6 +13,8 @@ from __future__ import annotations
 from .vm_schema import FIRST_RELEASE, Property
 
 _U16, _U32 = 0xFFFF, 0xFFFFFFFF
+# Numbers of vCPUs are u8 before v48.0.
+_WIDER = ((48, 0), 0xFF)
 
 CPUS = (
     Property(
@@ -22,6 +24,7 @@ CPUS = (
         "How many the VM has. The default is V(1).",
         least=1,
         most=_U32,
+        wider=_WIDER,
         added=FIRST_RELEASE,
     ),
     Property(
@@ -31,6 +34,7 @@ CPUS = (
         "How many it can be given while it runs. The default is O(cpus.boot).",
         least=1,
         most=_U32,
+        wider=_WIDER,
         added=FIRST_RELEASE,
     ),
     Property(
@@ -39,7 +43,7 @@ CPUS = (
         "dict",
         "What the guest sees of their arrangement; the product is O(cpus.max).",
         fields=tuple(
-            Property(name, name, "int", f"How many {what}.", required=True, least=1, most=_U16)
+            Property(name, name, "int", f"How many {what}.", required=True, least=1, most=_U16, wider=_WIDER)
             for name, what in (
                 ("threads_per_core", "threads a core has"),
                 ("cores_per_die", "cores a die has"),
@@ -55,7 +59,7 @@ CPUS = (
         "On which of the host's CPUs vCPUs may run.",
         many=True,
         fields=(
-            Property("vcpu", "vcpu", "int", "The vCPU's number.", required=True, most=_U32),
+            Property("vcpu", "vcpu", "int", "The vCPU's number.", required=True, most=_U32, wider=_WIDER),
             Property("host_cpus", "host_cpus", "int", "The host's CPUs.", many=True, required=True),
         ),
     ),
@@ -212,7 +216,7 @@ PAYLOAD = (
 
 NUMA = (
     Property("guest_numa_id", "guest_numa_id", "int", "The node's number.", required=True, most=_U32),
-    Property("cpus", "cpus", "int", "The vCPUs on it.", many=True),
+    Property("cpus", "cpus", "int", "The vCPUs on it.", many=True, wider=_WIDER),
     Property(
         "distances",
         "distances",

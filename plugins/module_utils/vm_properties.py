@@ -100,7 +100,8 @@ VM = (
         "serial",
         "dict",
         "The serial port. The default of O(serial.mode) is V(file), and that of O(serial.file) is C(serial.log) in the VM's "
-        "directory.",
+        "directory. What the guest has written before somebody attaches, V(socket) keeps from Cloud Hypervisor v53.0 on; "
+        "V(pty) before v50.0 shows it once a key was pressed.",
         fields=(*_port("Null", "file", "pty", "socket", "null", "off"), Property(None, "socket", "path")),
         added=FIRST_RELEASE,
     ),

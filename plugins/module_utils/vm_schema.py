@@ -31,7 +31,8 @@ class Property:
     """One option and the property of the VmConfig that it sets.
 
     ``option`` is None for a property that follows from another option, ``key`` is None for an option that the VMM is not
-    told. ``since`` and ``until`` are the first and the last release that has it. ``default`` is the value that the VMM
+    told. ``since`` and ``until`` are the first and the last release that has it; before the first of ``wider`` a number is at
+    most the second. ``default`` is the value that the VMM
     takes where nothing is said. ``own`` marks what the VMM fills in by itself, so that it counts only where it is asked
     for. ``presence`` marks what counts for something where it is there and empty. ``implied`` marks what a release without it
     does of itself. ``aliases`` are other names for it in a VMM's answer. ``encode`` makes the property's value of an option
@@ -50,6 +51,7 @@ class Property:
     most: int = 2**63 - 1
     since: Version = OLDEST
     until: Version | None = None
+    wider: tuple[Version, int] | None = None
     default: Any = None
     own: bool = False
     presence: bool = False
@@ -86,6 +88,8 @@ def documentation(properties: Sequence[Property], *, added: str = FIRST_RELEASE)
         description = [prop.description if told else f"{prop.description} The default is V(false)."]
         if prop.since > OLDEST:
             description.append(f"Needs Cloud Hypervisor {spelled(prop.since)} or later.")
+        if prop.wider is not None:
+            description.append(f"Before Cloud Hypervisor {spelled(prop.wider[0])} at most V({prop.wider[1]}).")
         if prop.until is not None:
             description.append(f"Cloud Hypervisor has had it up to {spelled(prop.until)}.")
         entry: dict[str, Any] = {"description": description, **_shape(prop)}
@@ -181,12 +185,25 @@ def adapted(
                 continue
             needed = f"{spelled(prop.since)} or later" if not gone else f"{spelled(prop.until or OLDEST)} or earlier"
             raise MicrovmError(f"needs Cloud Hypervisor {needed}, and this is {spelled(version)}", option=name)
+        if prop.wider is not None:
+            _refuse_too_much(value if prop.many else [value], prop.wider, version, name)
         if prop.fields and prop.encode is None:
             parts = [adapted(prop.fields, part, version, at=f"{name}.") for part in (value if prop.many else [value])]
             result[key] = parts if prop.many else parts[0]
         else:
             result[key] = value
     return result
+
+
+def _refuse_too_much(values: Sequence[int], wider: tuple[Version, int], version: Version, name: str) -> None:
+    since, most = wider
+    for value in values:
+        if version < since and value > most:
+            raise MicrovmError(
+                f"{value} needs Cloud Hypervisor {spelled(since)} or later, and this is {spelled(version)}, which has at most "
+                f"{most}",
+                option=name,
+            )
 
 
 # ---- What is a default ----

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from . import tap, vm_config, vm_live, vm_plan, vm_start, vm_unit, vmm_versions
+from . import readiness, tap, vm_config, vm_live, vm_plan, vm_start, vm_unit, vmm_versions
 from .errors import MicrovmError
 from .vm_changes import Call, Change
 from .vm_config import Spec
@@ -111,7 +111,9 @@ def find(vm: Vm, asked: Asked, now: Current, item: Mapping[str, Any], *, check_m
     changes: tuple[Change, ...] = ()
     decision = Decision()
     if spec is not None:
-        vmm_versions.check(spec, vmm_versions.installed(vm.runner, spec.vmm))
+        release = vmm_versions.installed(vm.runner, spec.vmm)
+        vmm_versions.check(spec, release)
+        readiness.check_release(asked.options, release)
         identities = vm_start.identities(spec, check_mode=check_mode)
         if "start" not in steps and asked.state != "stopped":
             changes = vm_live.drift(vm, now, spec, identities, replug=bool(item.get("replug")))
@@ -120,7 +122,7 @@ def find(vm: Vm, asked: Asked, now: Current, item: Mapping[str, Any], *, check_m
         if decision.restart:
             steps = vm_plan.plan("restarted", now, asked_anew=asked.anew)
             steps += ["pause"] if asked.state == "paused" else []
-        calls = vm_live.after_boot(spec) if "start" in steps else decision.calls
+        calls = vm_live.after_boot(spec, release) if "start" in steps else decision.calls
         # The TAPs of a VM that starts, and of NICs that come, are made on the way.
         runs_on = now.pid is not None and not {"start", "stop"} & {*steps}
         repairs = tuple(_repairs(vm, spec, now)) if runs_on else ()

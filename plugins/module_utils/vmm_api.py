@@ -5,7 +5,8 @@
 """Cloud Hypervisor's REST API over the unix socket of one VMM.
 
 Facts from the API documents of the supported releases (vmm/src/api/openapi/cloud-hypervisor.yaml, v43.0 to v53.0),
-checked against v53.0 by tests/vmm_contract.
+checked by tests/vmm_contract against the binaries of v43.0 to v53.0. An error is a list of causes from v47.0 on and text
+before; that there is no VM is a 404 from v53.0 on and a 500 before.
 """
 
 from __future__ import annotations

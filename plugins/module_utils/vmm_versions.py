@@ -13,15 +13,16 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from . import vm_schema
+from . import qemu_img, vm_access, vm_schema
 from .errors import MicrovmError
 from .runner import Runner
 from .vm_config import Spec
 from .vm_properties import VM
 from .vm_schema import OLDEST, Version, spelled
 
-# The first release whose API has vm.resize-disk, by the documents.
-RESIZES_DISKS: Version = (50, 0)
+# The first release that reads a qcow2 image that is based on a raw one; the ones before want qcow2 there, too, and do not
+# boot (block/src/qcow/mod.rs).
+_RAW_BASES: Version = (51, 0)
 # What binaries said, by the file that they were then.
 _answers: dict[tuple[str, int, int, int], str] = {}
 _asking = threading.Lock()
@@ -71,10 +72,16 @@ def adapted(config: Mapping[str, Any], version: Version) -> dict[str, Any]:
 
 
 def check(spec: Spec, version: Version) -> None:
-    """Raise MicrovmError, naming the release that brings it, for anything of a VM that a release lacks."""
+    """Raise MicrovmError, naming the release that brings it, for anything of a VM that a release lacks.
+
+    The images that its disks are based on are looked at, where they are there.
+    """
     adapted(spec.config, version)
-    if spec.sizes and version < RESIZES_DISKS:
-        raise MicrovmError(
-            f"needs Cloud Hypervisor {spelled(RESIZES_DISKS)} or later, and this is {spelled(version)}",
-            option="disks.size",
-        )
+    for use in vm_access.backing_files(spec.config) if version < _RAW_BASES else ():
+        if use.path.exists() and not qemu_img.is_qcow2(use.path):
+            raise MicrovmError(
+                f"the image is based on '{use.path}', which is a raw one: that needs Cloud Hypervisor {spelled(_RAW_BASES)} "
+                f"or later, and this is {spelled(version)}; give the disk an image of its own, as ch_disks makes with "
+                "root.mode: copy or reflink",
+                option=use.option,
+            )

@@ -42,7 +42,8 @@ options:
       mode:
         description:
           - V(reflink) shares blocks with O(image) where the file system can, such as XFS and Btrfs. V(overlay) is a
-            qcow2 image that holds what differs from O(image). V(copy) is a full, sparse copy.
+            qcow2 image that holds what differs from O(image); it needs Cloud Hypervisor v51.0 or later. V(copy) is a full,
+            sparse copy.
           - The default is V(auto), which is V(reflink) where it can be and else V(overlay).
         type: str
         choices: [auto, reflink, overlay, copy]

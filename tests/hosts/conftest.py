@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -20,13 +19,16 @@ from typing import Any
 import ansible
 import pvh_guest
 import pytest
+import real_vmms
 from fleet import fleet
-from vm_host import starts
 
 CHECKOUT = Path(__file__).parents[2]
 # Where the host sees the collection and Ansible, to run modules with.
 LIBRARY = "/opt/library"
 SECONDS = 180
+# The first of the real VMMs.
+VMM = next(iter(real_vmms.paths()), None)
+VERSION = real_vmms.label(VMM).removeprefix("v") if VMM else ""
 
 
 @dataclass
@@ -123,9 +125,8 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     payloads = tmp_path_factory.mktemp("payload")
     payload = pvh_guest.write(payloads / "pvh.elf")
     counting = pvh_guest.write(payloads / "counting.elf", counting=True)
-    real = shutil.which("cloud-hypervisor")
-    if real is None or not starts(real, payload):
-        pytest.skip("no cloud-hypervisor is on PATH, or it cannot start a guest on this machine")
+    if VMM is None or real_vmms.why_not(VMM):
+        pytest.skip("there is no real VMM, or it cannot start a guest on this machine")
     directory = Path(os.environ["MICROVM_CACHE"], "fleet").resolve()
     show = [
         f"{CHECKOUT}:{LIBRARY}/ansible_collections/microvm/cloud_hypervisor",
@@ -148,7 +149,7 @@ METRICS = "/srv"
 LOG_SIZE = 16 << 10
 ROLE = {
     "host_install_packages": False,
-    "host_vmm": {"src": shutil.which("cloud-hypervisor"), "version": "53.0"},
+    "host_vmm": {"src": VMM, "version": VERSION},
     "host_log_size": str(LOG_SIZE),
     "host_metrics_dir": METRICS,
 }

@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 
 import pvh_guest
-from conftest import ROLE, Node
+from conftest import ROLE, VERSION, Node
 
 
 def test_the_role_changes_nothing_the_second_time(prepared: Node) -> None:
     assert "changed=0 " in prepared.role(**ROLE)
-    assert prepared.out("readlink /usr/local/bin/cloud-hypervisor") == "/usr/local/lib/microvm/cloud-hypervisor-53.0"
-    assert prepared.out("cloud-hypervisor --version").startswith("cloud-hypervisor v53.0")
+    assert (
+        prepared.out("readlink /usr/local/bin/cloud-hypervisor") == f"/usr/local/lib/microvm/cloud-hypervisor-{VERSION}"
+    )
+    assert prepared.out("cloud-hypervisor --version").startswith(f"cloud-hypervisor v{VERSION}")
     assert "prepare" in prepared.out("microvm --help")
 
 

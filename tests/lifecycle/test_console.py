@@ -94,10 +94,17 @@ def attached(host: Host, terminals: list[Terminal], which: str = "serial") -> Te
     return terminal
 
 
+def meet(host: Host, terminal: Terminal, mode: str) -> None:
+    """See the guest's banner; where it is not told to one who attaches later, the echo of a key."""
+    if not host.tells_what_was_written(mode):
+        terminal.send(b"?")
+    terminal.expect(b"pvh guest\r\n" if host.tells_what_was_written(mode) else b"?")
+
+
 def test_keys_go_to_the_guest_until_the_escape_key(host: Host, mode: str, terminals: list[Terminal]) -> None:
     host.ensure("web", serial={"mode": mode})
     terminal = attached(host, terminals)
-    terminal.expect(b"pvh guest\r\n")
+    meet(host, terminal, mode)
     terminal.send(b"\x03\x1a\x04 echo")  # what a terminal that is not raw would take for itself
     terminal.expect(b"\x03\x1a\x04 echo")
     terminal.send(b"last\x1dlost")
@@ -106,6 +113,8 @@ def test_keys_go_to_the_guest_until_the_escape_key(host: Host, mode: str, termin
 
 
 def test_the_next_start_is_attached_to(host: Host, mode: str, terminals: list[Terminal]) -> None:
+    if not host.tells_what_was_written(mode):
+        pytest.skip("the release does not tell what a guest has written before one attaches")
     host.ensure("web", serial={"mode": mode})
     terminal = attached(host, terminals)
     terminal.expect(b"pvh guest\r\n")
@@ -132,7 +141,7 @@ def test_a_vm_that_is_removed_ends_it(host: Host, terminals: list[Terminal]) -> 
 def test_a_signal_leaves_the_terminal_as_it_was(host: Host, terminals: list[Terminal]) -> None:
     host.ensure("web", serial={"mode": "pty"})
     terminal = attached(host, terminals)
-    terminal.expect(b"pvh guest")
+    meet(host, terminal, "pty")
     assert termios.tcgetattr(terminal.sub) != terminal.before
     terminal.process.send_signal(signal.SIGTERM)
     assert terminal.ended() == 128 + signal.SIGTERM
@@ -140,7 +149,7 @@ def test_a_signal_leaves_the_terminal_as_it_was(host: Host, terminals: list[Term
 
 def test_a_second_person_is_told(host: Host, mode: str, terminals: list[Terminal]) -> None:
     host.ensure("web", serial={"mode": mode})
-    attached(host, terminals).expect(b"pvh guest")
+    meet(host, attached(host, terminals), mode)
     second = Terminal(host)
     terminals.append(second)
     second.expect(b"somebody is attached to its serial already")

@@ -26,9 +26,9 @@ def directory() -> Path:
     return Path(os.environ.get("MICROVM_OPENAPI_DIR") or DEFAULT_DIRECTORY)
 
 
-def available() -> bool:
-    """Whether all the documents are there."""
-    return all((directory() / f"cloud-hypervisor-{version}.yaml").exists() for version in VERSIONS)
+def available(*versions: str) -> bool:
+    """Whether the documents of these releases are there, of VERSIONS where none is named."""
+    return all((directory() / f"cloud-hypervisor-{version}.yaml").exists() for version in versions or VERSIONS)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -133,14 +134,29 @@ NOT_BUILT_IN = {"platform.tdx", "platform.sev_snp", "payload.igvm", "payload.hos
 
 
 def everything(properties: tuple[Property, ...], at: str = "") -> dict[str, Any]:
-    """Return options that ask for something other than the default of every property of v53.0."""
+    """Return options that ask for something other than the default of every property, whichever release has it."""
     options: dict[str, Any] = {}
     for prop in properties:
-        if prop.option is None or prop.key is None or prop.until is not None or f"{at}{prop.key}" in NOT_BUILT_IN:
+        if prop.option is None or prop.key is None or f"{at}{prop.key}" in NOT_BUILT_IN:
             continue
         value = _other_than_the_default(prop, f"{at}{prop.key}.")
         options[prop.option] = [value] if prop.many else value
     return options
+
+
+def had(properties: tuple[Property, ...], config: dict[str, Any], release: tuple[int, int]) -> dict[str, Any]:
+    """Return what of a VmConfig a release has by the model."""
+    result: dict[str, Any] = {}
+    for prop in properties:
+        gone = prop.until is not None and release > prop.until
+        if prop.key not in config or release < prop.since or gone:
+            continue
+        value = config[prop.key]
+        if prop.fields and prop.encode is None:
+            parts = [had(prop.fields, part, release) for part in (value if prop.many else [value])]
+            value = parts if prop.many else parts[0]
+        result[prop.key] = value
+    return result
 
 
 def _other_than_the_default(prop: Property, at: str) -> Any:
@@ -164,16 +180,18 @@ def _other_than_the_default(prop: Property, at: str) -> Any:
     return f"/{prop.option}"
 
 
-def test_the_vmm_drops_nothing_that_it_is_told(vmm: Vmm, executable: str) -> None:
+@pytest.mark.all_releases
+def test_a_release_has_what_the_model_says_and_no_more(vmm: Vmm, executable: str) -> None:
     asked = vm_schema.encoded(VM, everything(VM))
     asked["vsock"]["socket"] = "/vsock"
     # These are opened when the VM is created.
     del asked["landlock_enable"]
     for port in ("serial", "console", "debug_console"):
         asked[port] |= {"mode": "Null"}
-    vmm.client.call("PUT", "vm.create", asked)
-    kept = vm_schema.normalised(VM, vmm.client.info()["config"])
-    wanted = vm_schema.normalised(VM, asked)
+    # Much of it is in no document of an older release, so not by our client.
+    assert vmm.raw("PUT", "vm.create", json.dumps(asked)) == (204, "")
+    kept = vm_schema.normalised(VM, json.loads(vmm.raw("GET", "vm.info")[1])["config"])
+    wanted = vm_schema.normalised(VM, had(VM, asked, vmm.release))
     # A stand-in for tests takes what it does not emulate only to refuse it when the VM boots.
     if "qemu_vmm" in executable:
         for kind in (

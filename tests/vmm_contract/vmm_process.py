@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import shutil
 import signal
 import socket
@@ -27,6 +26,7 @@ SUPPORT = Path(__file__).parents[1] / "support"
 sys.path.insert(0, str(SUPPORT))
 
 import pvh_guest
+import real_vmms
 from waiting import until
 
 STAND_IN = SUPPORT / "qemu_vmm" / "cloud-hypervisor"
@@ -41,6 +41,7 @@ class Vmm:
 
     def __init__(self, executable: str, *arguments: str) -> None:
         self.executable = executable
+        self.release = real_vmms.release(executable)
         self.directory = Path(tempfile.mkdtemp(prefix="vmm"))
         self.socket = self.directory / "api.sock"
         self.serial = self.directory / "serial.log"
@@ -185,26 +186,3 @@ def is_running(pid: int) -> bool:
         return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def real_vmm() -> tuple[str | None, str]:
-    """Return the real VMM on PATH that can start a guest, or None, and why."""
-    path = shutil.which("cloud-hypervisor")
-    if path is None:
-        return None, "no cloud-hypervisor is on PATH"
-    version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout.split("\n")[0]
-    if "stand-in" in version:
-        return None, f"{path} is the stand-in"
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return None, "/dev/kvm is missing or closed to this user"
-    try:
-        vmm = Vmm(path)
-    except AssertionError as error:
-        return None, f"{path} does not start: {error}"
-    try:
-        vmm.boot()
-    except Exception as error:
-        return None, f"{path} does not start a guest here: {error}"
-    finally:
-        vmm.close()
-    return path, version

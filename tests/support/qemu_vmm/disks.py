@@ -66,7 +66,8 @@ class Disk:
                 "Disk image type does not match expected type: "
                 f"specified = {NAMES[wanted]}, detected = {NAMES[detected]}"
             )
-        if detected == "Qcow2" and not config["backing_files"] and _backing_file(self.fd):
+        self.is_based = detected == "Qcow2" and _backing_file(self.fd) is not None
+        if self.is_based and not config["backing_files"]:
             raise _failed(
                 "Cannot open disk path",
                 f"Unsupported feature (path={path} op=open)",

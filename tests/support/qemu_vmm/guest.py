@@ -431,6 +431,16 @@ class Guest:
             )
         if size % 512:
             raise Refused("Error from device manager", "Disk resize error", "Disk image size is not a multiple of 512")
+        if device.disk.is_based:
+            raise Refused(
+                *(
+                    "Error from device manager",
+                    "Disk resize error",
+                    "Disk resize failed",
+                    "Unsupported feature (op=resize)",
+                ),
+                *("Resize failed", "resize not supported with backing files"),
+            )
         try:
             self.qmp.command("block_resize", **{"node-name": device.qid, "size": size})
         except QmpError as error:

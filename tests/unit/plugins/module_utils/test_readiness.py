@@ -81,6 +81,28 @@ def test_what_can_never_hold_is_refused(wait_for: dict[str, Any], options: dict[
 API, TAP = Condition("api"), Condition("tap")
 
 
+@pytest.mark.parametrize(
+    ("mode", "wait_for", "since"),
+    [
+        ("pty", {"serial": "x"}, (50, 0)),
+        ("socket", {"cloud_init": True}, (53, 0)),
+        ("socket", {"serial": "x"}, (53, 0)),
+    ],
+)
+def test_a_release_that_loses_what_is_waited_for_is_named(
+    mode: str, wait_for: dict[str, Any], since: tuple[int, int]
+) -> None:
+    options = {"wait_for": wait_for, "serial": {"mode": mode}}
+    readiness.check_release(options, since)
+    readiness.check_release({**options, "serial": {"mode": "file"}}, (43, 0))
+    readiness.check_release({**options, "wait_for": {"api": True}}, (43, 0))
+    option = next(iter(wait_for))
+    with pytest.raises(
+        MicrovmError, match=f"option 'wait_for.{option}': .* needs Cloud Hypervisor v{since[0]}.0 or later"
+    ):
+        readiness.check_release(options, (since[0] - 1, 9))
+
+
 def test_each_condition_must_hold_once() -> None:
     answers = {API: iter([None]), TAP: iter(["not yet", "not yet", None])}
     met = readiness.wait([API, TAP], lambda condition: next(answers[condition]), timeout=60)

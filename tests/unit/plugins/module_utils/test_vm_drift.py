@@ -306,16 +306,6 @@ def test_plugging_anew_takes_away_before_it_adds() -> None:
     assert [call.what for call in calls([change])] == ["remove", "add"]
 
 
-def test_disks_grow_and_never_shrink() -> None:
-    live = config(disks=[ROOT, DATA])
-    situation = Situation(sizes={"data": 2 * MIB}, image_sizes={"data": MIB})
-    assert [call.words for call in calls(compare(booted(live), live, situation))] == [
-        f"set the size of data to {2 * MIB}"
-    ]
-    (change,) = compare(booted(live), live, Situation(sizes={"data": MIB}, image_sizes={"data": 2 * MIB}))
-    assert change.how == "refused"
-
-
 def test_what_is_unplugged_and_still_there() -> None:
     tree = {
         "__rng": {},

@@ -71,6 +71,7 @@ def test_a_release_is_not_told_what_it_lacks_and_does_of_itself() -> None:
         "rng": {"src": "/dev/urandom"},
     }
     assert vmm_versions.adapted(config, (53, 0)) == config
+    assert vmm_versions.adapted({"cpus": {"max_vcpus": 256}}, (48, 0)) == {"cpus": {"max_vcpus": 256}}
 
 
 @pytest.mark.parametrize(
@@ -81,6 +82,12 @@ def test_a_release_is_not_told_what_it_lacks_and_does_of_itself() -> None:
             (49, 0),
             "option 'cpus.nested': needs Cloud Hypervisor v50.0 or later, and this is v49.0",
         ),
+        (
+            {"cpus": {"boot_vcpus": 1, "max_vcpus": 256}},
+            (47, 0),
+            "option 'cpus.max': 256 needs Cloud Hypervisor v48.0 or later, and this is v47.0, which has at most 255",
+        ),
+        ({"numa": [{"cpus": [3, 300]}]}, (43, 0), "option 'numa.cpus': 300 needs Cloud Hypervisor v48.0"),
         ({"disks": [{"sparse": False}]}, (50, 1), "option 'disks.sparse': needs Cloud Hypervisor v51.0"),
         ({"net": [{"pci_device_id": 3}]}, (51, 0), "option 'nets.pci_device_id': needs Cloud Hypervisor v52.0"),
         (
