@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from . import qemu_img
 from .errors import MicrovmError
@@ -27,6 +27,14 @@ from .vm_user import User
 _PAYLOAD = ("kernel", "initramfs", "firmware", "igvm")
 # What VmConfig calls read-only, by the device.
 _READ_ONLY = {"disks": "readonly", "pmem": "discard_writes"}
+# Devices that a backend serves at a socket, and the property that names it.
+_BACKENDS = (
+    ("fs", "socket"),
+    ("user_devices", "socket"),
+    ("generic_vhost_user", "socket"),
+    ("disks", "vhost_socket"),
+    ("net", "vhost_socket"),
+)
 # path_resolution(7)
 _MOST_LINKS = 40
 
@@ -74,6 +82,18 @@ def backing_files(config: Mapping[str, Any]) -> Iterator[Use]:
             path = None
 
 
+def sockets(config: Mapping[str, Any]) -> list[Use]:
+    """Return the sockets of the backends that serve a VmConfig's devices, without those that the VMM makes itself."""
+    uses = [
+        Use(f"{kind}.{device.get('id', device[key])}", Path(device[key]), writes=True)
+        for kind, key in _BACKENDS
+        for device in config.get(kind) or ()
+        if key in device and device.get("vhost_mode") != "Server"
+    ]
+    tpm = config.get("tpm")
+    return [*uses, Use("tpm", Path(tpm["socket"]), writes=True)] if tpm else uses
+
+
 def hand_over(config: Mapping[str, Any], paths: Paths, user: User, runner: Runner) -> None:
     """Give a VM's user what its VMM needs. Raises MicrovmError, naming the option, for what it cannot be given."""
     os.chown(paths.state, 0, user.gid)
@@ -87,7 +107,10 @@ def hand_over(config: Mapping[str, Any], paths: Paths, user: User, runner: Runne
             os.chown(use.path, 0, user.gid)
             use.path.chmod(0o640)
         else:
-            _require_readable(use, user, runner)
+            _require(use, "-r", "read", user, runner)
+    for use in sockets(config):
+        if use.path.exists():
+            _require(use, "-w", "written to", user, runner)
 
 
 def give(use: Use, user: User) -> None:
@@ -167,11 +190,11 @@ def _name(uid: int) -> str:
         return str(uid)
 
 
-def _require_readable(use: Use, user: User, runner: Runner) -> None:
+def _require(use: Use, access: Literal["-r", "-w"], word: str, user: User, runner: Runner) -> None:
     as_user = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups"]
-    if runner.run([*as_user, "test", "-r", str(use.path)], check=False).returncode != 0:
+    if runner.run([*as_user, "test", access, str(use.path)], check=False).returncode != 0:
         raise MicrovmError(
-            f"'{use.path}' cannot be read by the VM's user '{user.name}'; let others read it and enter its directories, or "
-            f"put it where they can",
+            f"'{use.path}' cannot be {word} by the VM's user '{user.name}'; give others what that takes, for its directories as "
+            "well, or put it where they have it",
             option=use.option,
         )

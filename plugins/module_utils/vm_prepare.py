@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from . import tap, vm_access, vm_user
 from .errors import MicrovmError
@@ -51,6 +53,15 @@ def require_rules(vm: Vm, spec: Spec) -> None:
         raise MicrovmError(
             f"the rules that isolate VMs are not loaded; load them with 'nft -f {ruleset}'", option="nets"
         )
+
+
+def require_backends(config: Mapping[str, Any]) -> None:
+    """Raise MicrovmError for a device whose backend does not listen, which the VMM would find when it boots."""
+    for use in vm_access.sockets(config):
+        if not use.path.is_socket():
+            raise MicrovmError(
+                f"'{use.path}' is no socket; start the backend that serves the device there before", option=use.option
+            )
 
 
 def binary(spec: Spec) -> str:

@@ -67,7 +67,8 @@ VM = (
         "fs",
         "fs",
         "dict",
-        "Directories of the host, served by a virtiofsd for each. Need shared memory.",
+        "Directories of the host, served by a virtiofsd for each, which listens before the VM starts or gets the device; one "
+        "that ends with its VMM is started again before the VM is. Need shared memory.",
         many=True,
         fields=FS,
     ),

@@ -50,6 +50,7 @@ def start(vm: Vm, spec: Spec, fill: Callable[[VmmClient], None] | None = None) -
         vm_moving.require_settled(vm.paths)
     try:
         vm_prepare.require_rules(vm, spec)
+        vm_prepare.require_backends(spec.config)
         made = vm_prepare.prepare(vm, spec)
         vm_life.write(vm.paths, Life("starting", held=True))
         vm.supervisor.start(vm_prepare.arguments(vm, spec))
