@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a host tells of a VM that is to move to another one, and whether that can take it."""
+"""What a host tells of a VM that is to move to another one, and whether that can take it.
+
+What it tells is checked first as to whether this host wants to: see migration_trust.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +32,7 @@ def make(paths: Paths, record: Mapping[str, Any], config: Mapping[str, Any], ver
     Disks in the VM's own directory are copied. Those elsewhere are to be on storage that both hosts have: of each, the
     directory is told.
     """
-    for option in _BOUND:
-        if config.get(option):
-            raise MicrovmError("a VM that has one is bound to its host and cannot be migrated", option=option)
-    copied, shared = [], []
+    refuse_bound(config)
     for disk in config.get("disks") or ():
         path = Path(disk.get("path") or "")
         if not path.is_file():
@@ -41,23 +41,42 @@ def make(paths: Paths, record: Mapping[str, Any], config: Mapping[str, Any], ver
                 "that is stopped",
                 option=f"disks.{disk['id']}",
             )
-        if path.parent == paths.state:
-            copied.append(
-                {"path": str(path), "size": path.stat().st_size, "allocated": snapshot_disks.allocated([path])}
-            )
-        else:
-            shared.append(str(path))
+    own = own_disks(config, paths)
     backing = {str(use.path) for use in vm_access.backing_files(config)}
-    payload = {path for key, path in config["payload"].items() if key != "cmdline"}
+    payload = {str(use.path) for use in vm_access.files(config) if use.option.startswith("payload.")}
     return {
         "name": paths.name,
-        "record": {"options": record["options"], "config": record["config"]},
+        "record": record["options"],
         "vmm_version": version,
         "net": [{key: net.get(key) for key in ("tap", "host_mac")} for net in config.get("net") or ()],
-        "copied": copied,
-        "shared": shared,
+        "copied": [
+            {"path": str(path), "size": path.stat().st_size, "allocated": snapshot_disks.allocated([path])}
+            for path in sorted(own)
+        ],
+        "shared": shared_disks(config, paths),
+        "backing": sorted(backing),
         "files": {path: Path(path).stat().st_size for path in sorted(backing | payload)},
     }
+
+
+def own_disks(config: Mapping[str, Any], paths: Paths) -> dict[Path, Mapping[str, Any]]:
+    """Return the disks of a VmConfig that lie in the VM's own directory, by their paths: those that are copied."""
+    disks = {Path(disk["path"]): disk for disk in config.get("disks") or () if disk.get("path")}
+    return {path: disk for path, disk in disks.items() if path.parent == paths.state}
+
+
+def shared_disks(config: Mapping[str, Any], paths: Paths) -> list[str]:
+    """Return the paths of the others, which both hosts must have."""
+    own = own_disks(config, paths)
+    paths_of_all = (disk["path"] for disk in config.get("disks") or () if disk.get("path"))
+    return sorted(path for path in paths_of_all if Path(path) not in own)
+
+
+def refuse_bound(config: Mapping[str, Any]) -> None:
+    """Raise MicrovmError for a VM with devices that no other host has."""
+    for option in _BOUND:
+        if config.get(option):
+            raise MicrovmError("a VM that has one is bound to its host and cannot be migrated", option=option)
 
 
 def leave_probes(shared: list[str]) -> list[str]:
@@ -73,8 +92,13 @@ def leave_probes(shared: list[str]) -> list[str]:
 def remove_probes(probes: list[str]) -> None:
     """Remove what ``leave_probes`` made."""
     for probe in probes:
-        if Path(probe).name.startswith(_PROBE):
+        if is_probe(probe):
             Path(probe).unlink(missing_ok=True)
+
+
+def is_probe(path: str) -> bool:
+    """Return whether a path is one of those that ``leave_probes`` makes."""
+    return Path(path).name.startswith(_PROBE)
 
 
 def check(offer: Mapping[str, Any], paths: Paths, runner: Runner, vmm: str) -> None:
@@ -105,12 +129,6 @@ def check(offer: Mapping[str, Any], paths: Paths, runner: Runner, vmm: str) -> N
                 f"'{path}' is not seen on this host: a disk outside of the VM's directory must be on storage that both hosts "
                 "have mounted in the same place",
                 option="disks",
-            )
-    for disk in offer["copied"]:
-        if Path(disk["path"]).parent != paths.state:
-            raise MicrovmError(
-                f"'{disk['path']}' does not lie in '{paths.state}': both hosts need the same state_dir",
-                option="state_dir",
             )
     needed = sum(disk["allocated"] for disk in offer["copied"])
     snapshot_disks.check_space(paths.state, needed, what="the copy of its disks")

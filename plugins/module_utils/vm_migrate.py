@@ -41,14 +41,13 @@ def ensure(
     state = item.get("state")
     if state is None:
         raise MicrovmError(f"is missing: one of {', '.join(STEPS)}", option="state")
-    options = (item.get("offer") or {}).get("record", {}).get("options", {}) if state == "ready" else {}
     vm = Vm.of(
         check_vm_name(item["name"]),
         state_dir=state_dir,
         run_dir=run_dir,
         runner=runner,
-        supervisor=options.get("supervisor"),
-        unit=options.get("unit"),
+        supervisor=item.get("supervisor"),
+        unit=item.get("unit"),
     )
     with locked_directory(vm.paths.state, make=state == "ready" and not check_mode, mode=0o700):
         try:

@@ -21,32 +21,39 @@ from .vm_paths import Paths
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Which way the VM goes, and the other host."""
+    """Which way the VM goes, the other host, and whether the guest is to run there, or here again.
+
+    ``backing`` are the files that the images of a VM which comes may be based on.
+    """
 
     way: Literal["to", "from"]
     host: str
+    runs: bool = True
+    backing: tuple[str, ...] = ()
 
 
-def _path(paths: Paths) -> Path:
+def path(paths: Paths) -> Path:
+    """Return the file that it is noted in."""
     return paths.state / "moving.json"
 
 
 def read(paths: Paths) -> Move | None:
     """Return what is noted; None for a VM that is not being moved."""
     try:
-        return Move(**json.loads(_path(paths).read_bytes()))
+        noted = json.loads(path(paths).read_bytes())
+        return Move(**{**noted, "backing": tuple(noted.get("backing", ()))})
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
 def write(paths: Paths, move: Move) -> None:
     """Note a move."""
-    write_json(_path(paths), asdict(move))
+    write_json(path(paths), asdict(move))
 
 
 def clear(paths: Paths) -> None:
     """Note that it is over."""
-    _path(paths).unlink(missing_ok=True)
+    path(paths).unlink(missing_ok=True)
 
 
 def require_settled(paths: Paths) -> None:

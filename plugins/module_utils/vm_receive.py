@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from . import (
+    capacity,
     migration_channel,
     migration_offer,
+    migration_trust,
     ready_record,
-    tap,
+    vm_arrival,
     vm_config,
     vm_facts,
     vm_lifecycle,
@@ -30,11 +32,17 @@ from . import (
     vm_unit,
 )
 from .bulk import Outcome
+from .capacity import Ratios
 from .errors import MicrovmError
 from .systemd_dropin import COMMAND
+from .systemd_unit import SystemdUnit
+from .vm_config import Spec
 from .vm_moving import Move
 from .vm_state import Vm, current
 from .vmm_process import wait_for_end
+
+# Within it, the key is let in and used once; it is dead afterwards, whatever became of the run.
+_KEY_SECONDS = 3600
 
 
 def make_ready(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
@@ -46,22 +54,44 @@ def make_ready(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
     facts: dict[str, Any] = {"authorized_key": None, "arrived": False}
     if vm_moving.read(paths) is None and vm_record.read(paths) is not None:
         raise MicrovmError("a VM of this name is on this host already", option="name")
-    spec = vm_config.parse(offered["record"]["options"], paths)
-    spec = replace(spec, taps=tap.with_macs(spec.taps, offered))
+    options = migration_trust.options(offered, item)
+    spec = migration_trust.spec(options, offered, paths, item.get("directories") or ())
+    if not isinstance(vm.supervisor, SystemdUnit):
+        vm_unit.refuse_without_unit(options)
     migration_offer.check(offered, paths, vm.runner, spec.vmm)
-    if check_mode:
-        return Outcome(changed=True, facts=facts, actions=("made ready for the guest",))
+    ratios, run_dir = Ratios(**(item.get("capacity") or {})), paths.run.parent
+    with capacity.admitted(
+        [options], ratios, state_dir=paths.state_dir, run_dir=run_dir, check_mode=check_mode
+    ) as refused:
+        for refusal in refused.values():
+            raise refusal
+        if not check_mode:
+            command = f"{item.get('command') or COMMAND} {shlex.join([*paths.arguments(), 'receive', paths.name])}"
+            until = time.localtime(time.time() + _KEY_SECONDS)
+            facts["authorized_key"] = migration_channel.authorized_key(offered["public_key"], command, until=until)
+            _wait(vm, spec, options, offered, item.get("host") or "another one")
+    return Outcome(changed=True, facts=facts, actions=("made ready for the guest",))
+
+
+def _wait(vm: Vm, spec: Spec, options: Mapping[str, Any], offered: Mapping[str, Any], host: str) -> None:
+    """Make what the VM needs, and have a VMM wait for it. Raises MicrovmError; nothing of it is left then."""
+    paths = vm.paths
     discard(vm)
     paths.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    vm_moving.write(paths, Move("from", item.get("host") or "another one"))
+    for disk in offered["copied"]:
+        if os.path.lexists(disk["path"]):
+            raise MicrovmError(
+                f"'{disk['path']}' is on this host, and no VM; remove it with ch_disks, or move it away", option="disks"
+            )
+    vm_moving.write(paths, Move("from", host, offered["state"] == "running", tuple(offered["backing"])))
     try:
-        vm_record.write(paths, offered["record"])
+        vm_record.write(paths, {"options": options, "config": spec.config})
         for disk in offered["copied"]:
             # They come later; who may write to them is settled now.
             with open(disk["path"], "xb") as file:
                 os.fchmod(file.fileno(), 0o600)
                 file.truncate(disk["size"])
-        vm_unit.apply(vm, "unit", spec, offered["record"]["options"])
+        vm_unit.apply(vm, "unit", spec, options)
         vm_start.start(
             vm,
             spec,
@@ -72,9 +102,6 @@ def make_ready(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
     except BaseException:
         discard(vm)
         raise
-    command = f"{item.get('command') or COMMAND} {shlex.join([*paths.arguments(), 'receive', paths.name])}"
-    facts["authorized_key"] = migration_channel.authorized_key(offered["public_key"], command)
-    return Outcome(changed=True, facts=facts, actions=("made ready for the guest",))
 
 
 def arrive(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
@@ -89,8 +116,9 @@ def arrive(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
         )
     spec = vm_config.parse(record["options"], vm.paths)
     if move is not None:
+        vm_arrival.check(vm.client().info()["config"], record["config"])
         offered = item.get("offer") or {}
-        if offered.get("state", "running") == "running" and current(vm).state == "paused":
+        if move.runs and current(vm).state == "paused":
             vm.client().act("resume")
         vm_moving.clear(vm.paths)
         vm.paths.migration_socket.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ a release lacks of it, and what of the VMM's own answer is a default.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -233,6 +233,23 @@ def _without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
         for key, part in value.items()
         if part is not None
     }
+
+
+def values(
+    properties: Sequence[Property], config: Mapping[str, Any], kind: Kind, *, at: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Yield what a VmConfig holds of a kind, such as the paths in it, each with the option that sets it."""
+    for prop in properties:
+        for key in () if prop.key is None else (prop.key, *prop.aliases):
+            value = config.get(key)
+            if value is None:
+                continue
+            name = f"{at}{prop.option or key}"
+            for part in value if prop.many else [value]:
+                if prop.kind == kind:
+                    yield name, part
+                elif isinstance(part, Mapping):
+                    yield from values(prop.fields, part, kind, at=f"{name}.")
 
 
 def paths(properties: Sequence[Property], *, at: str = "") -> set[str]:

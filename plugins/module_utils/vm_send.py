@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +25,39 @@ from . import (
     vm_restart,
 )
 from .bulk import Outcome
+from .disk_passes import Source
 from .errors import MicrovmError
-from .migration_channel import Channel, Tunnel
+from .migration_channel import Channel, Connection, Tunnel
+from .migration_guard import resumed_if_killed
 from .vm_moving import Move
 from .vm_state import Current, Vm, current
 from .vmm_api import VmmError
 
 _MIGRATING = "currently migrating"
+# What is sent in the time that a VMM takes for the rest of it, or nearly.
+_FEW_BYTES = 64 << 20
+_MOST_PASSES = 5
 
 
 def offer(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
     """Tell what the other host has to know, and make the key with which this one comes to it. Raises MicrovmError."""
+    move = vm_moving.read(vm.paths)
+    if move is not None and not check_mode:
+        _stay(vm, move.runs)  # a run was killed
     now = _movable(vm)
-    record, config = now.record or {}, now.info["config"]
-    config = {**config, "disks": vm_record.attached_disks(record, config), "payload": record["config"]["payload"]}
-    made = migration_offer.make(vm.paths, record, config, vm.client().ping()["version"])
+    made = migration_offer.make(vm.paths, now.record or {}, _config(now), vm.client().ping()["version"])
     ready = ready_record.seen(vm.paths, ready_record.boot(vm.paths, now.pid))
     made |= {"state": now.state, "ready": ready, "probes": [], "public_key": None}
     if not check_mode:
         made["probes"] = migration_offer.leave_probes(made["shared"])
         made["public_key"] = migration_channel.make_key(vm.paths, vm.runner)
     return Outcome(changed=False, facts={"offer": made, "left": False})
+
+
+def _config(now: Current) -> dict[str, Any]:
+    """Return what the VMM has of a guest, with what is on record where its word is not enough."""
+    record, config = now.record or {}, now.info["config"]
+    return {**config, "disks": vm_record.attached_disks(record, config), "payload": record["config"]["payload"]}
 
 
 def _movable(vm: Vm) -> Current:
@@ -71,38 +84,70 @@ def send(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
 
     Whether the guest has arrived is to be asked there: that the VMM has ended here may have another reason.
     """
+    facts: dict[str, Any] = {"left": True, "copied_bytes": [], "paused_seconds": None}
     if vm_moving.read(vm.paths) is not None and vm.supervisor.pid() is None:
-        return Outcome(changed=False, facts={"left": True, "paused_seconds": None})  # in a run that was killed
+        return Outcome(changed=False, facts=facts)  # in a run that was killed
     now = _movable(vm)
     if check_mode:
-        return Outcome(changed=True, facts={"left": True, "paused_seconds": None}, actions=("sent the guest",))
+        return Outcome(changed=True, facts=facts, actions=("sent the guest",))
     channel = _channel(vm, item)
-    copied = [Path(disk["path"]) for disk in item["offer"]["copied"]]
-    vm_moving.write(vm.paths, Move("to", item["host"]))
-    begun = time.monotonic()
+    timeout = item.get("timeout") or vm_migration.DEFAULT_TIMEOUT
+    _require_the_same(vm, now, item["offer"])
+    running = now.state == "running"
+    vm_moving.write(vm.paths, Move("to", item["host"], running))
+    disks = migration_offer.own_disks(_config(now), vm.paths)
+    sources = [Source(path, bool(disk.get("direct"))) for path, disk in sorted(disks.items())]
+    guard = resumed_if_killed(vm.paths.api_socket) if sources and running else nullcontext()
     try:
-        if copied:
-            if now.state == "running":
-                vm.client().act("pause")
-            channel.send_files(copied)
-        tunnel = Tunnel(channel, vm.paths.migration_socket, lambda path: _let_connect(vm, path))
-        try:
-            left, why = vm_migration.send(
-                vm,
-                f"unix:{vm.paths.migration_socket}",
-                local=False,
-                timeout=item.get("timeout") or vm_migration.DEFAULT_TIMEOUT,
-                give_up=tunnel.cut,
-            )
-        finally:
-            said = tunnel.close()
-        if not left:
-            raise MicrovmError(f"the guest was not handed over: {why}; {said}")
+        with guard, Connection(channel, patience=timeout) as connection:
+            copied = _passes(connection, sources) if sources and running else []
+            begun = time.monotonic()
+            if sources:
+                connection.deadline = begun + timeout
+                if running:
+                    vm.client().act("pause")
+                copied.append(connection.send_pass(sources))
+            _hand_over(vm, connection, max(1.0, begun + timeout - time.monotonic()))
+            connection.finish()
+            facts["copied_bytes"] = copied
+            if sources and running:
+                facts["paused_seconds"] = round(time.monotonic() - begun, 3)
     except BaseException:
-        _stay(vm, now.state)
+        _stay(vm, running)
         raise
-    paused = round(time.monotonic() - begun, 3) if copied else None
-    return Outcome(changed=True, facts={"left": True, "paused_seconds": paused}, actions=("sent the guest",))
+    return Outcome(changed=True, facts=facts, actions=("sent the guest",))
+
+
+def _require_the_same(vm: Vm, now: Current, offered: Mapping[str, Any]) -> None:
+    """Raise MicrovmError for a VM that has changed since it was offered: the other host would wait for another one."""
+    made = migration_offer.make(vm.paths, now.record or {}, _config(now), offered["vmm_version"])
+    for part in ("record", "net", "shared"):
+        if made[part] != offered[part]:
+            raise MicrovmError("the VM was changed since it was offered; run the migration again", option="offer")
+
+
+def _passes(connection: Connection, sources: list[Source]) -> list[int]:
+    """Send what differs while the guest runs, for as long as each pass leaves much less to the next; return their bytes."""
+    sent = [connection.send_pass(sources)]
+    while sent[-1] > _FEW_BYTES and len(sent) < _MOST_PASSES and (len(sent) < 2 or sent[-1] < sent[-2] / 2):
+        sent.append(connection.send_pass(sources))
+    return sent
+
+
+def _hand_over(vm: Vm, connection: Connection, timeout: float) -> None:
+    """Have the VMM send its guest. Raises MicrovmError where it has not."""
+    tunnel = Tunnel(connection, vm.paths.migration_socket, lambda path: _let_connect(vm, path))
+    left, why = False, ""
+    try:
+        left, why = vm_migration.send(
+            vm, f"unix:{vm.paths.migration_socket}", local=False, timeout=timeout, give_up=connection.cut
+        )
+    finally:
+        if not left:
+            connection.cut()
+        tunnel.close()
+    if not left:
+        raise MicrovmError(f"the guest was not handed over: {why}; of the other host, {connection.close()}")
 
 
 def _channel(vm: Vm, item: Mapping[str, Any]) -> Channel:
@@ -118,11 +163,11 @@ def _let_connect(vm: Vm, path: Path) -> None:
         os.chown(path, user.uid, user.gid, follow_symlinks=False)
 
 
-def _stay(vm: Vm, state: str) -> None:
+def _stay(vm: Vm, runs: bool) -> None:
     """Have a guest that is still here be as it was."""
     if vm.supervisor.pid() is not None:
         vm_moving.clear(vm.paths)
-        if state == "running" and current(vm).state == "paused":
+        if runs and current(vm).state == "paused":
             vm.client().act("resume")
 
 
@@ -143,21 +188,27 @@ def stay(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
     if now.pid is None:
         spec = vm_config.parse((now.record or {})["options"], vm.paths)
         vm_restart.restart_lost(vm, f"the guest left for the host '{move.host}' and did not arrive: it is lost", spec)
-    _stay(vm, (item.get("offer") or {}).get("state") or "running")
+    _stay(vm, move.runs)
     return Outcome(changed=True, facts={"left": False}, actions=("kept the guest",))
 
 
 def leave(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
     """Forget a VM that has arrived elsewhere. Its lease, rules and disks are for others to remove.
 
-    Raises MicrovmError for one that is here.
+    Raises MicrovmError for one that is here, and for one that was not sent: that the other host says it has it is not enough.
     """
     if vm.supervisor.pid() is not None:
         raise MicrovmError("the VM runs here; it is removed with ch_vm", option="name")
     if check_mode:
         return Outcome(changed=True, facts={"left": True})
+    record = vm_record.read(vm.paths)
+    if record is not None and vm_moving.read(vm.paths) is None:
+        raise MicrovmError(
+            "the VM is stopped here and was not sent anywhere, whatever another host says of it; it is removed with ch_vm",
+            option="name",
+        )
     migration_channel.clear(vm.paths)
     migration_offer.remove_probes((item.get("offer") or {}).get("probes") or [])
     vm_moving.clear(vm.paths)
-    vm_lifecycle.remove(vm, vm_record.read(vm.paths))
+    vm_lifecycle.remove(vm, record)
     return Outcome(changed=True, facts={"left": True}, actions=("forgot the VM",))

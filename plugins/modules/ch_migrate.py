@@ -12,20 +12,34 @@ version_added: 0.2.0
 description:
   - To move a VM, run the playbook C(microvm.cloud_hypervisor.migrate). It has the role P(microvm.cloud_hypervisor.vm#role) put the
     steps together, with the lease and the rules that go with a VM. This module is for it, and for those who build their own.
-  - The memory, and the disks that lie in the VM's own directory, go over ssh, with a key that is made for the one migration
-    and can run nothing but C(microvm receive NAME) on the other host. The memory is copied while the guest runs. Where disks
-    are copied, the guest stands still for as long as that takes.
-  - Disks elsewhere must be on storage that both hosts have mounted in the same place, which is tried.
+  - The memory, and the disks that lie in the VM's own directory, go over ssh, with a key that is made for the one migration,
+    can run nothing but C(microvm receive NAME) on the other host, and is dead after an hour.
+  - The memory is copied while the guest runs. So are the disks, in passes; then the guest is paused, a last pass sends what
+    was written since, and the memory follows. A pass reads all that the disks hold, at a rate of about 1 GB/s where their
+    host can, and sends what differs. For so long, and for as long as the memory takes, the guest stands still.
+  - Disks elsewhere must be on storage that both hosts have mounted in the same place, which is tried, and in O(directories).
   - Refused by name are VMs with devices that belong to their host (fs, pmem, passed through, vDPA, of other processes), and
     disks that are no files.
   - A migration that fails leaves the guest running where it was. Where a VMM dies of it and the guest is lost, it is started
     again from its disks, and the step V(stayed) fails and says so.
   - Both hosts have the same O(state_dir) and O(run_dir).
-  - While it is not known where a VM is, neither host starts it. A run that was killed is simply run again.
+  - While it is not known where a VM is, neither host starts it. A run that was killed is simply run again, and begins anew;
+    a guest that it has paused goes on at once.
+notes:
+  - A host that was broken into can offer anything. The host that is to take the VM therefore takes O(vmm), O(supervisor) and
+    O(unit) from whoever runs the playbook. Of the offer it takes options as M(microvm.cloud_hypervisor.ch_vm) does, and only
+    files in the VM's own directories, in the store of images, to read, and in O(directories). It looks for links, for what
+    images are based on before a VMM opens them, and for what the guest's VMM was told once it is there.
+  - The VMM that takes the guest reads what the other host's one sends. As a unit it runs as the VM's user, in a sandbox. One that
+    is a process of its own runs as root. Move VMs to such ones only from hosts that are trusted as much.
+  - The host that takes a VM has all that is in it, and can lose it. The one that gives it removes its own copy when the other
+    says that it has arrived, and believes that only of a VM which it has sent.
+  - Cloud Hypervisor writes a part of what it keeps of a C(qcow2) image only when the guest flushes its disk, and not when it is paused.
+    What a guest has written to new clusters and has not flushed may be lost on the way. Have raw disks, or C(sync) in the guest.
 author:
   - The microvm.cloud_hypervisor developers (@microvm)
 requirements:
-  - ssh, ssh-keygen and tar
+  - ssh and ssh-keygen
 extends_documentation_fragment:
   - microvm.cloud_hypervisor.bulk
   - microvm.cloud_hypervisor.bulk.vmm
@@ -73,8 +87,51 @@ options:
       - Where O(user) is not root, put C(sudo -n) before it.
     type: str
   timeout: &timeout
-    description: For how many seconds the guest may be on its way before it is given up, and stays. The default is V(600).
+    description:
+      - For how many seconds the guest may be on its way before it is given up, and stays. It counts from the guest's pause
+        where disks are copied. The default is V(600).
     type: int
+  directories: &directories
+    description:
+      - With V(ready), where on this host a VM that comes may have disks, kernels and sockets beside its own directories and the
+        images of M(microvm.cloud_hypervisor.ch_image), such as storage that both hosts share. There are none by default.
+      - All that is in them can be named by a host that was broken into.
+    type: list
+    elements: path
+    version_added: 0.3.0
+  vmm: &vmm
+    description:
+      - With V(ready), the VMM of this host, as O(microvm.cloud_hypervisor.ch_vm#module:vmm). What the other host uses does
+        not count. The default is V(cloud-hypervisor).
+    type: str
+    version_added: 0.3.0
+  supervisor: &supervisor
+    description: With V(ready), what runs it here, as O(microvm.cloud_hypervisor.ch_vm#module:supervisor). The default is V(auto).
+    type: str
+    choices: [auto, systemd, process]
+    version_added: 0.3.0
+  unit: &unit
+    description: With V(ready), this host's template unit, as O(microvm.cloud_hypervisor.ch_vm#module:unit).
+    type: str
+    version_added: 0.3.0
+  capacity:
+    description:
+      - With V(ready), how many times over what the host has may be promised, as
+        O(microvm.cloud_hypervisor.ch_vm#module:capacity). A VM that does not fit is refused.
+    type: dict
+    version_added: 0.3.0
+    suboptions:
+      memory_ratio:
+        description: For the memory.
+        type: float
+        default: 1.5
+      vcpu_ratio:
+        description: For the CPUs. Where it is not given, there may be any number of vCPUs.
+        type: float
+      disk_ratio:
+        description: For what is free where O(state_dir) lies.
+        type: float
+        default: 10
   vms:
     description: Many VMs in one call. Options beside this list are the defaults of each item.
     type: list
@@ -89,6 +146,10 @@ options:
       host_key: *host_key
       command: *command
       timeout: *timeout
+      directories: *directories
+      vmm: *vmm
+      supervisor: *supervisor
+      unit: *unit
 seealso:
   - module: microvm.cloud_hypervisor.ch_lease
   - module: microvm.cloud_hypervisor.ch_upgrade
@@ -114,7 +175,9 @@ vms:
     - C(offer), of V(offered), is for the other steps. C(authorized_key), of V(ready), is a line for the file
       C(authorized_keys) of the user, and null where no key is needed any more.
     - C(left), of the steps on the first host, and C(arrived), of those on the second, tell where the guest is.
-    - C(paused_seconds), of V(sent), is for how long it stood still where disks were copied.
+    - C(copied_bytes), of V(sent), is how many bytes of its disks each pass has sent, the last one while the guest stood still.
+    - C(paused_seconds), of V(sent), is for how long it stood still where disks were copied, until it ran on the other host;
+      null for one that was paused before, and where none were.
     - With V(arrived) there is also what M(microvm.cloud_hypervisor.ch_vm_info) tells of a VM.
   returned: always
   type: dict
@@ -123,12 +186,19 @@ vms:
       changed: true
       actions: [sent the guest]
       left: true
+      copied_bytes: [21474836480, 314572800, 1310720]
       paused_seconds: 4.2
 """
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import vm_bulk, vm_migrate
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import (
+    capacity,
+    migration_trust,
+    vm_bulk,
+    vm_migrate,
+    vm_options,
+)
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 
 VM_OPTIONS = {
@@ -144,12 +214,17 @@ VM_OPTIONS = {
     "host_key": {"type": "str", "no_log": False},
     "command": {"type": "str"},
     "timeout": {"type": "int"},
+    "directories": {"type": "list", "elements": "path"},
+    **{option: vm_options.VM_OPTIONS[option] for option in migration_trust.OWN},
 }
 
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(argument_spec=vm_bulk.argument_spec(VM_OPTIONS), supports_check_mode=True)
+    capacity_option = {"type": "dict", "options": capacity.RATIO_OPTIONS, "apply_defaults": True}
+    module = AnsibleModule(
+        argument_spec=vm_bulk.argument_spec(VM_OPTIONS, capacity=capacity_option), supports_check_mode=True
+    )
     try:
         result = vm_bulk.run(module.params, vm_migrate.ensure, check_mode=module.check_mode)
     except MicrovmError as error:

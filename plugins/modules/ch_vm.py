@@ -169,53 +169,7 @@ from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils import ca
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.bulk import report, run_each
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors import MicrovmError
 from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.runner import HostRunner
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.vm_properties import VM
-from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.vm_schema import argument_spec
-
-HTTP_OPTIONS = {
-    "port": {"type": "int"},
-    "path": {"type": "str"},
-    "status": {"type": "int"},
-    "body": {"type": "str"},
-}
-WAIT_FOR_OPTIONS = {
-    "timeout": {"type": "int"},
-    "api": {"type": "bool"},
-    "tap": {"type": "bool"},
-    "serial": {"type": "str"},
-    "cloud_init": {"type": "bool"},
-    "notify": {"type": "bool"},
-    "address": {"type": "str"},
-    "tcp": {"type": "list", "elements": "int"},
-    "http": {"type": "list", "elements": "dict", "options": HTTP_OPTIONS},
-}
-LIMIT_OPTIONS = {
-    "cpu_quota": {"type": "str"},
-    "cpu_weight": {"type": "int"},
-    "memory_max": {"type": "str"},
-    "io_weight": {"type": "int"},
-    "io_read_max": {"type": "str"},
-    "io_write_max": {"type": "str"},
-    "tasks_max": {"type": "int"},
-}
-# How a VM is run; what it is comes from the table of its properties.
-VM_OPTIONS = {
-    "name": {"type": "str"},
-    "state": {"type": "str", "choices": ["present", "running", "paused", "stopped", "restarted", "absent"]},
-    "apply": {"type": "str", "choices": ["none", "live", "restart"]},
-    "replug": {"type": "bool"},
-    "vmm": {"type": "str"},
-    "grace": {"type": "int"},
-    "boot_timeout": {"type": "int"},
-    "wait_for": {"type": "dict", "options": WAIT_FOR_OPTIONS},
-    "supervisor": {"type": "str", "choices": ["auto", "systemd", "process"]},
-    "unit": {"type": "str"},
-    "restart": {"type": "str", "choices": ["no", "on-failure", "always"]},
-    "restart_limit": {"type": "dict", "options": {"burst": {"type": "int"}, "seconds": {"type": "int"}}},
-    "limits": {"type": "dict", "options": LIMIT_OPTIONS},
-    "labels": {"type": "dict"},
-    **argument_spec(VM),
-}
+from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.vm_options import VM_OPTIONS
 
 
 def main() -> None:

@@ -11,14 +11,15 @@ from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from ..modules import ch_disks, ch_lease, ch_nft, ch_vm
+from ..module_utils.vm_options import VM_OPTIONS
+from ..modules import ch_disks, ch_lease, ch_nft
 from .compose import OPTIONS, ComposeError, Entry
 
 _SPECS: Mapping[str, Mapping[str, Any]] = {
     "ch_lease": ch_lease.VM_OPTIONS,
     "ch_disks": ch_disks.VM_OPTIONS,
     "ch_nft": ch_nft.VM_OPTIONS,
-    "ch_vm": ch_vm.VM_OPTIONS,
+    "ch_vm": VM_OPTIONS,
 }
 
 

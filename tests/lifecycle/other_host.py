@@ -67,7 +67,7 @@ class OtherHost:
             raise MicrovmError(answer["error"])
         return dict(answer["facts"])
 
-    def receive(self, name: str, word: str) -> list[str]:
+    def receive(self, name: str, word: str = "guest") -> list[str]:
         """Return what sshd would run there for a migration's key."""
         command = f"from {MODULE_UTILS}.microvm_command import main; import sys; sys.exit(main(sys.argv[1:]))"
         places = ["--state-dir", str(self.state_dir), "--run-dir", str(self.run_dir)]
