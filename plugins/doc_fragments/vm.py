@@ -117,7 +117,8 @@ supervisor:
   description:
     - What runs the VMM. V(systemd) is an instance of the template unit that the role P(microvm.cloud_hypervisor.host#role)
       installs; the VM then comes back with the host, its VMM runs as a user of its own in a sandbox, and O(limits) and
-      O(restart) count. V(process) is a process of root's in a session of its own.
+      O(restart) count. V(process) is a process of root's in a session of its own, without any capability; where no udev
+      runs, root alone may open C(/dev/kvm) and C(/dev/net/tun).
     - The default is V(auto), which is V(systemd) where systemd runs the host and the unit is installed.
     - A VMM that runs stays where it is until it is stopped.
   type: str
