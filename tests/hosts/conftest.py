@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A host with systemd, set up by the role host, and the VMs on it: the tiny PVH guest in the real VMM."""
+"""A host with systemd, set up by the role host, and the VMs on it: the tiny PVH guest in the real VMM, or the stand-in.
+
+What only the real VMM does, such as to restrict itself, is marked ``real_vmm`` and skipped where there is none.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,18 @@ import pvh_guest
 import pytest
 import real_vmms
 from fleet import fleet
+from vm_host import STAND_IN
 
 CHECKOUT = Path(__file__).parents[2]
 # Where the host sees the collection and Ansible, to run modules with.
 LIBRARY = "/opt/library"
 SECONDS = 180
-# The first of the real VMMs.
-VMM = next(iter(real_vmms.paths()), None)
-VERSION = real_vmms.label(VMM).removeprefix("v") if VMM else ""
+# The first of the real VMMs that start a guest on this machine.
+REAL = next((vmm for vmm in real_vmms.paths() if not real_vmms.why_not(vmm)), None)
+VERSION = real_vmms.label(REAL or str(STAND_IN)).removeprefix("v")
+# The role installs one file; QEMU translates code, which it writes and then executes.
+STAND_IN_FILE = f'#!/bin/sh\nexec {LIBRARY}/ansible_collections/microvm/cloud_hypervisor/tests/support/qemu_vmm/cloud-hypervisor "$@"\n'
+STAND_IN_NEEDS = "[Service]\nMemoryDenyWriteExecute=no\n"
 
 
 @dataclass
@@ -119,21 +126,25 @@ class Node:
         return done.stdout.strip().splitlines()[-1]
 
 
+@pytest.fixture(autouse=True)
+def _needs_the_real_vmm(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("real_vmm") and REAL is None:
+        pytest.skip("there is no real VMM, or it cannot start a guest on this machine")
+
+
 @pytest.fixture(scope="session")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A host with systemd, and nothing of ours."""
     payloads = tmp_path_factory.mktemp("payload")
-    payload = pvh_guest.write(payloads / "pvh.elf")
-    counting = pvh_guest.write(payloads / "counting.elf", counting=True)
-    if VMM is None or real_vmms.why_not(VMM):
-        pytest.skip("there is no real VMM, or it cannot start a guest on this machine")
+    pvh_guest.write(payloads / "pvh.elf")
+    pvh_guest.write(payloads / "counting.elf", counting=True)
     directory = Path(os.environ["MICROVM_CACHE"], "fleet").resolve()
     show = [
         f"{CHECKOUT}:{LIBRARY}/ansible_collections/microvm/cloud_hypervisor",
         f"{Path(ansible.__file__).parent}:{LIBRARY}/ansible",
         f"{CHECKOUT}/tests/support/fleet/run_module.py:{LIBRARY}/run_module.py",
-        f"{payload}:/srv/pvh.elf",
-        f"{counting}:/srv/counting.elf",
+        f"{payloads}/pvh.elf:/srv/pvh.elf",
+        f"{payloads}/counting.elf:/srv/counting.elf",
     ]
     try:
         hosts = fleet.up(directory, ["h1"], show)
@@ -147,18 +158,30 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 # Where there is no node_exporter its textfile collector's directory may be any.
 METRICS = "/srv"
 LOG_SIZE = 16 << 10
-ROLE = {
-    "host_install_packages": False,
-    "host_vmm": {"src": VMM, "version": VERSION},
-    "host_log_size": str(LOG_SIZE),
-    "host_metrics_dir": METRICS,
-}
 
 
 @pytest.fixture(scope="session")
-def prepared(bare: Node) -> Node:
+def role_variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the role host is told."""
+    vmm = REAL
+    if vmm is None:
+        vmm = str(tmp_path_factory.mktemp("vmm") / "cloud-hypervisor")
+        Path(vmm).write_text(STAND_IN_FILE)
+    return {
+        "host_install_packages": False,
+        "host_vmm": {"src": vmm, "version": VERSION},
+        "host_log_size": str(LOG_SIZE),
+        "host_metrics_dir": METRICS,
+    }
+
+
+@pytest.fixture(scope="session")
+def prepared(bare: Node, role_variables: dict[str, Any]) -> Node:
     """The host once the role has run."""
-    bare.role(**ROLE)
+    if REAL is None:
+        bare.ssh("mkdir -p /usr/lib/systemd/system/microvm@.service.d")
+        bare.ssh("cat >/usr/lib/systemd/system/microvm@.service.d/stand-in.conf", stdin=STAND_IN_NEEDS)
+    bare.role(**role_variables)
     return bare
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import Node
+from conftest import VERSION, Node
 
 DISK = "/var/lib/microvm/vms/web/data.raw"
 DISKS = [{"id": "data", "path": DISK, "image_type": "raw"}]
@@ -73,7 +73,7 @@ def test_a_units_guest_goes_on_or_is_started_again(node: Node, restart: str) -> 
         assert stayed or lost
         assert (info["pid"] == pid) == stayed
     else:
-        assert done["actions"] == ["moved the guest from v53.0 to v53.0"]
+        assert done["actions"] == [f"moved the guest from v{VERSION} to v{VERSION}"]
         assert info["pid"] != pid
     assert info["state"] == "running"
     assert node.show("web", "MainPID") == str(info["pid"])

@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pvh_guest
-from conftest import ROLE, VERSION, Node
+from conftest import VERSION, Node
 
 
-def test_the_role_changes_nothing_the_second_time(prepared: Node) -> None:
-    assert "changed=0 " in prepared.role(**ROLE)
+def test_the_role_changes_nothing_the_second_time(prepared: Node, role_variables: dict[str, Any]) -> None:
+    assert "changed=0 " in prepared.role(**role_variables)
     assert (
         prepared.out("readlink /usr/local/bin/cloud-hypervisor") == f"/usr/local/lib/microvm/cloud-hypervisor-{VERSION}"
     )
