@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from . import readiness, tap, vm_config, vm_live, vm_plan, vm_start, vm_unit, vmm_versions
 from .errors import MicrovmError
@@ -54,7 +54,7 @@ class TapRepairs:
     missing: tuple[str, ...]
 
 
-Work = Step | UnitStep | Calls | TapRepairs
+Work: TypeAlias = "Step | UnitStep | Calls | TapRepairs"
 
 
 @dataclass(frozen=True, slots=True)

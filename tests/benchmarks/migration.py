@@ -35,7 +35,7 @@ with open(0, "rb") as stdin:
 def make(path: Path, mib: int) -> None:
     """Write a disk."""
     with path.open("wb") as file:
-        for _ in range(mib):
+        for _number in range(mib):
             file.write(os.urandom(1 << 20))
 
 

@@ -345,8 +345,11 @@ def test_the_guest_goes_on_where_the_connection_is_cut(
         connect(connection, *arguments, **options)
         connections.append(connection)
 
+    def cut() -> None:
+        connections[0].cut()
+
     monkeypatch.setattr(migration_channel.Connection, "__init__", noted)
-    in_the_pass(number, monkeypatch, lambda: connections[0].cut())
+    in_the_pass(number, monkeypatch, cut)
     with pytest.raises(MicrovmError, match="the disks could not be copied to 'other': it said nothing"):
         step(host, "sent", offer=offer, **SENT)
     assert host.info("web")["state"] == "running"
