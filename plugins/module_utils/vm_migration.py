@@ -13,10 +13,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from . import vmm_versions
 from .errors import MicrovmError
 from .tail import text_of
+from .vm_schema import Version, spelled
 from .vm_state import Vm
 from .vmm_api import VmmClient, VmmError, VmmUnreachable
 
@@ -25,6 +28,8 @@ _BEGIN_SECONDS = 20.0
 _ARRIVAL_SECONDS = 30.0
 _POLL_SECONDS = 0.01
 _FAILED = '"migration-failed"'
+# The first release that hands over a VM that is paused. Of those before, some refuse, and v43.0 dies of it with its guest.
+_SENDS_PAUSED: Version = (52, 0)
 
 
 def begin_receiving(api_socket: Path, migration_socket: Path, alive: Callable[[], bool]) -> None:
@@ -68,6 +73,8 @@ def send(vm: Vm, url: str, *, local: bool, timeout: float, give_up: Callable[[],
     other end. ``give_up`` is called after ``timeout`` seconds, to take the other end away; the VM then stays.
     """
     pid = vm.supervisor.pid()
+    if refusal := _cannot_send(vm):
+        return False, refusal
     failed_before = _failures(vm)
     refusals: list[str] = []
     answered = threading.Event()
@@ -100,6 +107,19 @@ def send(vm: Vm, url: str, *, local: bool, timeout: float, give_up: Callable[[],
             give_up()
         time.sleep(_POLL_SECONDS)
     return True, vm.supervisor.last_words()
+
+
+def _cannot_send(vm: Vm) -> str:
+    """Return why the VMM is not asked at all; nothing where it is. One that is not there is for the caller to find."""
+    with suppress(VmmError, VmmUnreachable):
+        client = vm.client()
+        release = vmm_versions.parse(client.ping()["version"])
+        if release < _SENDS_PAUSED and client.info()["state"] == "Paused":
+            return (
+                f"a VM that is paused can be handed over from Cloud Hypervisor {spelled(_SENDS_PAUSED)} on, and this one runs "
+                f"in {spelled(release)}; resume it before"
+            )
+    return ""
 
 
 def arrived(api_socket: Path, alive: Callable[[], bool]) -> bool:

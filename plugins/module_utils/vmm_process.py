@@ -26,6 +26,11 @@ _PID_FILE = "vmm.pid"
 _WITHOUT_CAPABILITIES = ("setpriv", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--")
 
 
+# With these it writes a stack trace into its errors, for which it needs a system call that its seccomp filter has not: it dies
+# of an error that is none, such as a migration that fails, and its guest with it (tried on v43.0 and v53.0).
+_TRACES = ("RUST_BACKTRACE", "RUST_LIB_BACKTRACE")
+
+
 class Supervisor(Protocol):
     """What runs one VM's VMM and knows whether it lives.
 
@@ -115,6 +120,7 @@ class DetachedProcess:
                     start_new_session=True,
                     umask=0o077,
                     cwd="/",
+                    env={name: value for name, value in os.environ.items() if name not in _TRACES},
                 )
             except OSError as error:
                 raise MicrovmError(f"'{argv[0]}' cannot be run: {error.strerror}", option="vmm") from error

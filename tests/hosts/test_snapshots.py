@@ -58,7 +58,7 @@ def test_the_guest_runs_on_whether_its_memory_can_be_saved_or_not(node: Node) ->
 
 @pytest.mark.parametrize("restart", ["no", "on-failure"])
 def test_a_units_guest_goes_on_or_is_started_again(node: Node, restart: str) -> None:
-    """Where KVM does not tell a vCPU's nested state, v53.0 cannot send its VM; outside of a unit it dies of that."""
+    """Where KVM does not tell a vCPU's nested state, no release after v48.0 can send its VM."""
     nets = [{"tap": "hotap-5", "host_address": "10.252.0.9", "prefix": 30}]
     pid = node.vm("web", nets=nets, restart=restart)["pid"]
     limit, log = node.show("web", "MemoryMax"), "/var/lib/microvm/vms/web/serial.log"
@@ -67,8 +67,8 @@ def test_a_units_guest_goes_on_or_is_started_again(node: Node, restart: str) -> 
     info = node.info("web")
     if done.get("failed"):
         stayed = (
-            "the guest runs on in the VMM that it was in: the VMM reports that the migration has failed" in done["msg"]
-        )
+            "the guest runs on in the VMM that it was in: the VMM re" in done["msg"]
+        )  # -ports, or -fused before v53.0
         lost = done["msg"].endswith("it was started again from its disks")
         assert stayed or lost
         assert (info["pid"] == pid) == stayed
