@@ -41,8 +41,6 @@ NETS = [{"tap": "mitap-1", "mac": "02:63:00:00:00:01", "host_address": "10.251.2
 
 @pytest.fixture
 def other(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OtherHost]:
-    if host.release < (53, 0):
-        pytest.skip("before v53.0 a VMM tells otherwise how its migration ended; test_vm_upgrade.py has older ones")
     other = OtherHost(tmp_path / "other", host.state_dir, host.run_dir)
     monkeypatch.setattr(Channel, "argv", lambda channel: other.receive(channel.paths.name))
     yield other
@@ -62,7 +60,11 @@ def there(other: OtherHost, state: str, **options: Any) -> dict[str, Any]:
 
 
 def ready(host: Host, other: OtherHost, offer: dict[str, Any], **options: Any) -> dict[str, Any]:
-    """Have the other host wait for the VM, with the VMM and the guest that this one has."""
+    """Have the other host wait for the VM, with the VMM and the guest that this one has. Skip where it cannot."""
+    if offer.get("copied") and host.release < (52, 0):
+        pytest.skip(
+            "releases before v52.0 do not migrate a guest that is paused, as it is for its disks; see the test of that"
+        )
     return there(other, "ready", offer=offer, **{"vmm": host.vmm, "directories": [str(host.payload.parent)], **options})
 
 
@@ -223,7 +225,7 @@ def test_the_guest_runs_on_where_the_receiver_dies(
             os.kill(receiver, signal.SIGKILL)
 
         monkeypatch.setattr(migration_channel.Tunnel, "__init__", kill)
-    with pytest.raises(MicrovmError, match="the guest was not handed over: the VMM reports"):
+    with pytest.raises(MicrovmError, match="the guest was not handed over: the VMM (reports|refused)"):
         step(host, "sent", offer=offer, **SENT)
     with pytest.raises(MicrovmError, match="the guest has not arrived"):
         there(other, "arrived", offer=offer)
@@ -298,6 +300,14 @@ def in_the_pass(number: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[], 
         return send_pass(sources, half)
 
     monkeypatch.setattr(disk_passes, "send_pass", patched)
+
+
+def test_a_vmm_that_moves_no_guest_that_is_paused_copies_no_disks(host: Host, other: OtherHost) -> None:
+    start(host)
+    old = {**offered(host), "vmm_version": "51.2.0"}
+    with pytest.raises(MicrovmError, match=r"option 'disks': its disks would be copied, .* runs in v51\.2"):
+        there(other, "ready", offer=old, vmm=str(STAND_IN), directories=[str(host.payload.parent)])
+    step(host, "stayed", offer=old)
 
 
 @pytest.mark.parametrize("moment", ["the first pass", "the last pass", "the memory"])
