@@ -22,10 +22,10 @@ from .disks import F_OFD_SETLK
 from .errors import BadJson, Refused, os_error
 from .events import Events
 from .server import Server
-from .vmm import Vmm
+from .vmm import RELEASE, Vmm
 
 Json = dict[str, Any]
-VERSION_LINE = "cloud-hypervisor v53.0 (qemu_vmm stand-in)"
+VERSION_LINE = f"cloud-hypervisor v{RELEASE} (qemu_vmm stand-in)"
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 # Options with a value that change nothing here; the real VMM's other options are refused by name.
 IGNORED = ("--seccomp", "--log-format", "--landlock-rules")

@@ -24,8 +24,10 @@ from .guest import Ending, Guest
 from .qmp import QmpError
 
 Json = dict[str, Any]
-VERSION = "53.0.0"
-BUILD_VERSION = "v53.0-qemu-stand-in"
+# Of which release it is to be: what it does is in any case as v53.0 does it.
+RELEASE = os.environ.get("QEMU_VMM_RELEASE", "53.0")
+VERSION = f"{RELEASE}.0"
+BUILD_VERSION = f"v{RELEASE}-qemu-stand-in"
 
 NOT_CREATED = "VM is not created"
 NOT_RUNNING = "VM is not running"
