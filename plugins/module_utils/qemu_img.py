@@ -20,9 +20,9 @@ def convert_to_raw(runner: Runner, source: Path, source_format: Format, target: 
     runner.run(["qemu-img", "convert", "-f", source_format, "-O", "raw", str(source), str(target)])
 
 
-def create_qcow2(runner: Runner, path: Path, size: int) -> None:
-    """Make an empty qcow2 image of ``size`` bytes. Raises CommandFailed."""
-    runner.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(size)])
+def create(runner: Runner, path: Path, format: Format, size: int) -> None:
+    """Make an empty image of ``size`` bytes. Raises CommandFailed."""
+    runner.run(["qemu-img", "create", "-q", "-f", format, str(path), str(size)])
 
 
 def create_overlay(runner: Runner, path: Path, backing: Path) -> None:

@@ -24,6 +24,7 @@ from .names import check_vm_name
 from .runner import Runner
 from .sizes import parse_size
 
+DATA_FORMATS = ("qcow2", "raw")
 _DATA_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])?")
 
 
@@ -188,7 +189,14 @@ def _plan_data(options: Mapping[str, Any], directory: Path) -> _Data:
     if options.get("size") is None:
         raise MicrovmError(f"is missing for the data disk '{name}'; give one such as 10GiB", option="data.size")
     size = parse_size(options["size"], option="data.size")
-    path = directory / f"data-{name}.qcow2"
+    path = directory / f"data-{name}.{options.get('format') or DATA_FORMATS[0]}"
+    for other in (directory / f"data-{name}.{suffix}" for suffix in DATA_FORMATS):
+        if other != path and other.exists():
+            raise MicrovmError(
+                f"'{other}' is there, and another format is asked for; its data stay in the format that they are in: ask for that, "
+                "or give the new disk another name",
+                option="data.format",
+            )
     before = disk_file.size_of(path) if path.exists() else None
     if size == 0 or size % 512:
         raise MicrovmError(f"{size} bytes are asked for; a disk is a multiple of 512 bytes", option="data.size")
@@ -210,16 +218,17 @@ def _refuse_twice(names: list[str]) -> None:
 def _apply_data(disk: _Data, runner: Runner) -> None:
     if disk.before is None:
         with disk_file.new(disk.path) as temporary:
-            qemu_img.create_qcow2(runner, temporary, disk.size)
+            qemu_img.create(runner, temporary, disk_file.format_of(disk.path), disk.size)
     else:
         disk_file.refuse_in_use(disk.path, option="data.size")
-        qemu_img.resize(runner, disk.path, "qcow2", disk.size)
+        qemu_img.resize(runner, disk.path, disk_file.format_of(disk.path), disk.size)
 
 
 def _unused(directory: Path, data: list[_Data]) -> list[str]:
     """Return the data disks that are there and not asked for. They are kept: no one said that they can go."""
     wanted = {disk.path for disk in data}
-    return [str(path) for path in sorted(directory.glob("data-*.qcow2")) if path not in wanted]
+    there = (path for suffix in DATA_FORMATS for path in directory.glob(f"data-*.{suffix}"))
+    return [str(path) for path in sorted(there) if path not in wanted]
 
 
 # ---- All of them ----
@@ -269,4 +278,4 @@ def _remove(directory: Path, *, check_mode: bool) -> Outcome:
 
 def _belongs(file_name: str, names: tuple[str, ...]) -> bool:
     visible = file_name[1:].rpartition(".")[0] if file_name.startswith(".") else file_name
-    return visible in names or bool(re.fullmatch(r"data-[a-z0-9-]+\.qcow2", visible))
+    return visible in names or bool(re.fullmatch(rf"data-[a-z0-9-]+\.({'|'.join(DATA_FORMATS)})", visible))

@@ -17,6 +17,7 @@ from . import (
     migration_channel,
     migration_offer,
     ready_record,
+    unflushed,
     vm_config,
     vm_lifecycle,
     vm_migration,
@@ -45,6 +46,7 @@ def offer(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
     if move is not None and not check_mode:
         _stay(vm, move.runs)  # a run was killed
     now = _movable(vm)
+    unflushed.refuse(_config(now), accepted=item.get("accept_unflushed"), what="a migration")
     made = migration_offer.make(vm.paths, now.record or {}, _config(now), vm.client().ping()["version"])
     ready = ready_record.seen(vm.paths, ready_record.boot(vm.paths, now.pid))
     made |= {"state": now.state, "ready": ready, "probes": [], "public_key": None}

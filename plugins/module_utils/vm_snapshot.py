@@ -20,6 +20,7 @@ from . import (
     snapshot_disks,
     snapshot_memory,
     snapshot_store,
+    unflushed,
     vm_config,
     vm_record,
     vm_restart,
@@ -120,6 +121,12 @@ def _planned(vm: Vm, item: Mapping[str, Any], state_dir: Path) -> tuple[bool, Cu
     if memory and not alive:
         raise MicrovmError("a VM that is stopped has no memory; leave it out, or start the VM", option="memory")
     config = _config(now)
+    if memory:
+        unflushed.refuse(
+            config,
+            accepted=item.get("accept_unflushed"),
+            what="a restore of the memory, which memory=false leaves out,",
+        )
     disks = snapshot_disks.of(config, vm.paths.state)
     needed = snapshot_disks.allocated(disk.path for disk in disks if disk.copied)
     if memory:

@@ -13,6 +13,7 @@ from typing import Any
 from . import (
     handover,
     ready_record,
+    unflushed,
     unit_handover,
     vm_config,
     vm_handover,
@@ -59,6 +60,7 @@ def ensure(
         if running == wanted and not item.get("force"):
             return Outcome(changed=bool(cleared), facts=_facts(running, wanted, now.pid), actions=tuple(cleared))
         _refuse(now, running, wanted)
+        unflushed.refuse(spec.config, accepted=item.get("accept_unflushed"), what="a move to another VMM")
         if not check_mode:
             timeout = item.get("timeout") or vm_migration.DEFAULT_TIMEOUT
             _upgrade(vm, now, spec, options, timeout=timeout)

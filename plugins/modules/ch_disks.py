@@ -115,7 +115,7 @@ options:
         default: false
   data: &data
     description:
-      - Data disks, as qcow2 images. A second run and a restart never touch what is in them.
+      - Data disks. A second run and a restart never touch what is in them.
       - One that is no longer in the list is kept, and named in C(unused_data).
     type: list
     elements: dict
@@ -130,6 +130,14 @@ options:
           - One that a running VM has open is left to M(microvm.cloud_hypervisor.ch_vm), which grows it by the size in C(disks).
         type: str
         required: true
+      format:
+        description:
+          - What its image is. V(qcow2) is the default. Both take no more of the host's disk than the guest has written to.
+          - V(raw) is for guests that are to be moved, or snapshotted with their memory, while they run, see
+            O(microvm.cloud_hypervisor.ch_migrate#module:accept_unflushed). It stays what it was made as.
+        type: str
+        choices: [qcow2, raw]
+        version_added: 0.3.0
   vms:
     description: A list of VMs, each with the options of this module; what is given beside it is each item's default.
     type: list
@@ -277,7 +285,11 @@ VM_OPTIONS = {
     "data": {
         "type": "list",
         "elements": "dict",
-        "options": {"name": {"type": "str", "required": True}, "size": {"type": "str", "required": True}},
+        "options": {
+            "name": {"type": "str", "required": True},
+            "size": {"type": "str", "required": True},
+            "format": {"type": "str", "choices": list(vm_disks.DATA_FORMATS)},
+        },
     },
 }
 

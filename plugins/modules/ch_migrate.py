@@ -34,8 +34,7 @@ notes:
     is a process of its own runs as root. Move VMs to such ones only from hosts that are trusted as much.
   - The host that takes a VM has all that is in it, and can lose it. The one that gives it removes its own copy when the other
     says that it has arrived, and believes that only of a VM which it has sent.
-  - Cloud Hypervisor writes a part of what it keeps of a C(qcow2) image only when the guest flushes its disk, and not when it is paused.
-    What a guest has written to new clusters and has not flushed may be lost on the way. Have raw disks, or C(sync) in the guest.
+  - A VM with a qcow2 disk that it can write is refused, see O(accept_unflushed).
 author:
   - The microvm.cloud_hypervisor developers (@microvm)
 requirements:
@@ -132,6 +131,16 @@ options:
         description: For what is free where O(state_dir) lies.
         type: float
         default: 10
+  accept_unflushed: &accept_unflushed
+    description:
+      - Whether a guest is offered though it has a qcow2 disk that it can write. The default is V(false).
+      - Cloud Hypervisor keeps a part of what it writes to such an image in memory until the guest flushes the disk, and
+        does not write it when the guest is paused. What the guest has not flushed can be lost then, and the image damaged.
+        Say V(true) where the guest has run C(sync) and writes nothing.
+      - Raw disks have no such part. They are made with C(root.mode) V(copy) or V(reflink) and C(data.format) V(raw) of
+        M(microvm.cloud_hypervisor.ch_disks).
+    type: bool
+    version_added: 0.3.0
   vms:
     description: Many VMs in one call. Options beside this list are the defaults of each item.
     type: list
@@ -146,6 +155,7 @@ options:
       host_key: *host_key
       command: *command
       timeout: *timeout
+      accept_unflushed: *accept_unflushed
       directories: *directories
       vmm: *vmm
       supervisor: *supervisor
@@ -203,6 +213,7 @@ from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors im
 
 VM_OPTIONS = {
     "name": {"type": "str"},
+    "accept_unflushed": {"type": "bool"},
     "state": {
         "type": "str",
         "choices": ["offered", "ready", "sent", "arrived", "left", "abandoned", "stayed"],

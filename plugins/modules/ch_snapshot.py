@@ -72,6 +72,16 @@ options:
       snapshot:
         description: Its name.
         type: str
+  accept_unflushed: &accept_unflushed
+    description:
+      - Whether a guest is snapshotted with its memory though it has a qcow2 disk that it can write. The default is V(false).
+      - Cloud Hypervisor keeps a part of what it writes to such an image in memory until the guest flushes the disk, and
+        does not write it when the guest is paused. What the guest has not flushed can be lost then, and the image damaged.
+        Say V(true) where the guest has run C(sync) and writes nothing.
+      - Raw disks have no such part. They are made with C(root.mode) V(copy) or V(reflink) and C(data.format) V(raw) of
+        M(microvm.cloud_hypervisor.ch_disks).
+    type: bool
+    version_added: 0.3.0
   vms:
     description: Many VMs in one call. Options beside this list are the defaults of each item.
     type: list
@@ -84,6 +94,7 @@ options:
       keep: *keep
       verify: *verify
       source: *source
+      accept_unflushed: *accept_unflushed
   state_dir:
     description: The directory with C(vms/NAME) and C(snapshots/NAME).
     type: path
@@ -158,6 +169,7 @@ from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors im
 
 VM_OPTIONS = {
     "name": {"type": "str"},
+    "accept_unflushed": {"type": "bool"},
     "state": {"type": "str", "choices": ["present", "restored", "cloned", "absent"]},
     "snapshot": {"type": "str"},
     "memory": {"type": "bool"},

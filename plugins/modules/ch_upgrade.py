@@ -45,6 +45,16 @@ options:
   timeout: &timeout
     description: For how many seconds a move may take before it is given up, and the guest stays. The default is V(600).
     type: int
+  accept_unflushed: &accept_unflushed
+    description:
+      - Whether a guest is moved though it has a qcow2 disk that it can write. The default is V(false).
+      - Cloud Hypervisor keeps a part of what it writes to such an image in memory until the guest flushes the disk, and
+        does not write it when the guest is paused. What the guest has not flushed can be lost then, and the image damaged.
+        Say V(true) where the guest has run C(sync) and writes nothing.
+      - Raw disks have no such part. They are made with C(root.mode) V(copy) or V(reflink) and C(data.format) V(raw) of
+        M(microvm.cloud_hypervisor.ch_disks).
+    type: bool
+    version_added: 0.3.0
   vms:
     description: Many VMs in one call. Options beside this list are the defaults of each item.
     type: list
@@ -54,6 +64,7 @@ options:
       vmm: *vmm
       force: *force
       timeout: *timeout
+      accept_unflushed: *accept_unflushed
 seealso:
   - module: microvm.cloud_hypervisor.ch_vm
 """
@@ -96,6 +107,7 @@ from ansible_collections.microvm.cloud_hypervisor.plugins.module_utils.errors im
 
 VM_OPTIONS = {
     "name": {"type": "str"},
+    "accept_unflushed": {"type": "bool"},
     "vmm": {"type": "str"},
     "force": {"type": "bool"},
     "timeout": {"type": "int"},

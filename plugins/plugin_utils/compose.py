@@ -225,7 +225,9 @@ def disks(entry: Entry, image: Facts, cidata: Facts) -> dict[str, Any]:
         options["service"] = service and {key: service[key] for key in service if key not in _SERVICE_USER}
     if "data" in entry:
         # mount and fstype are for cloud-init.
-        options["data"] = [{key: disk[key] for key in ("name", "size") if key in disk} for disk in entry["data"]]
+        options["data"] = [
+            {key: disk[key] for key in ("name", "size", "format") if key in disk} for disk in entry["data"]
+        ]
     return options
 
 

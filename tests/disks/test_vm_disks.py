@@ -228,16 +228,32 @@ def test_a_data_disk_keeps_what_is_in_it(host: Host) -> None:
     assert left_to_its_vm.facts["disks"][-1]["size"] == str(40 * MIB)
 
 
+def test_a_data_disk_is_raw_where_that_is_asked_for(host: Host) -> None:
+    data = [{"name": "db", "size": "10MiB", "format": "raw"}]
+    made = host.ensure(data=data).facts["disks"][-1]
+    path = Path(made["path"])
+    assert (path.name, made["image_type"]) == ("data-db.raw", "raw")
+    assert path.stat().st_size == 10 * MIB and path.stat().st_blocks * 512 < MIB
+    assert not host.ensure(data=data).changed
+    assert host.ensure(data=[{**data[0], "size": "30MiB"}]).changed
+    assert path.stat().st_size == 30 * MIB
+    with pytest.raises(MicrovmError, match=f"'{path}' is there, and another format is asked for"):
+        host.ensure(data=[{"name": "db", "size": "30MiB"}])
+    assert host.ensure().facts["unused_data"] == [str(path)]
+    assert "removed data-db.raw" in host.ensure(state="absent").actions
+    assert not host.directory.exists()
+
+
 def test_two_runs_at_once_make_one_data_disk(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other run makes the disk, and its guest writes to it, after this one has planned to."""
     data = [{"name": "db", "size": "10MiB"}]
-    create = vm_disks.qemu_img.create_qcow2
+    create = vm_disks.qemu_img.create
 
-    def overtaken(runner: Any, path: Path, size: int) -> None:
-        create(runner, path, size)
+    def overtaken(runner: Any, path: Path, *what: Any) -> None:
+        create(runner, path, *what)
         (host.directory / "data-db.qcow2").write_bytes(b"the other run's")
 
-    monkeypatch.setattr(vm_disks.qemu_img, "create_qcow2", overtaken)
+    monkeypatch.setattr(vm_disks.qemu_img, "create", overtaken)
     with pytest.raises(MicrovmError, match="another run"):
         host.ensure(data=data)
     assert (host.directory / "data-db.qcow2").read_bytes() == b"the other run's"
