@@ -73,8 +73,8 @@ def send(vm: Vm, url: str, *, local: bool, timeout: float, give_up: Callable[[],
     other end. ``give_up`` is called after ``timeout`` seconds, to take the other end away; the VM then stays.
     """
     pid = vm.supervisor.pid()
-    if refusal := _cannot_send(vm):
-        return False, refusal
+    if why := _cannot_send(vm):
+        return False, why
     failed_before = _failures(vm)
     refusals: list[str] = []
     answered = threading.Event()
@@ -109,16 +109,21 @@ def send(vm: Vm, url: str, *, local: bool, timeout: float, give_up: Callable[[],
     return True, vm.supervisor.last_words()
 
 
+def refusal(release: Version, *, paused: bool) -> str:
+    """Return why a VMM of a release is not asked for its VM; nothing where it can be."""
+    if not paused or release >= _SENDS_PAUSED:
+        return ""
+    return (
+        f"a VM that is paused can be handed over from Cloud Hypervisor {spelled(_SENDS_PAUSED)} on, and this one runs in "
+        f"{spelled(release)}; resume it before"
+    )
+
+
 def _cannot_send(vm: Vm) -> str:
     """Return why the VMM is not asked at all; nothing where it is. One that is not there is for the caller to find."""
     with suppress(VmmError, VmmUnreachable):
         client = vm.client()
-        release = vmm_versions.parse(client.ping()["version"])
-        if release < _SENDS_PAUSED and client.info()["state"] == "Paused":
-            return (
-                f"a VM that is paused can be handed over from Cloud Hypervisor {spelled(_SENDS_PAUSED)} on, and this one runs "
-                f"in {spelled(release)}; resume it before"
-            )
+        return refusal(vmm_versions.parse(client.ping()["version"]), paused=client.info()["state"] == "Paused")
     return ""
 
 

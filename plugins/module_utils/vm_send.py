@@ -24,6 +24,7 @@ from . import (
     vm_moving,
     vm_record,
     vm_restart,
+    vmm_versions,
 )
 from .bulk import Outcome
 from .disk_passes import Source
@@ -47,7 +48,10 @@ def offer(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
         _stay(vm, move.runs)  # a run was killed
     now = _movable(vm)
     unflushed.refuse(_config(now), accepted=item.get("accept_unflushed"), what="a migration")
-    made = migration_offer.make(vm.paths, now.record or {}, _config(now), vm.client().ping()["version"])
+    version = vm.client().ping()["version"]
+    if why := vm_migration.refusal(vmm_versions.parse(version), paused=now.state == "paused"):
+        raise MicrovmError(why, option="name")
+    made = migration_offer.make(vm.paths, now.record or {}, _config(now), version)
     ready = ready_record.seen(vm.paths, ready_record.boot(vm.paths, now.pid))
     made |= {"state": now.state, "ready": ready, "probes": [], "public_key": None}
     if not check_mode:

@@ -92,6 +92,8 @@ def _refuse(now: Current, running: Version, wanted: Version) -> None:
             "version or an older one; stop the VM and start it to go back",
             option="vmm",
         )
+    if why := vm_migration.refusal(running, paused=now.state == "paused"):
+        raise MicrovmError(why, option="name")
 
 
 def _upgrade(vm: Vm, now: Current, spec: Spec, options: Mapping[str, Any], *, timeout: float) -> None:
