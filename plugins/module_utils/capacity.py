@@ -93,10 +93,8 @@ def of_config(config: Mapping[str, Any]) -> Demand:
     for disk in config.get("disks") or ():
         if disk.get("path") and not disk.get("readonly"):
             with suppress(OSError, ValueError):
-                path = Path(disk["path"])
-                size = qemu_img.size_of(path, "qcow2" if disk.get("image_type") == "Qcow2" else "raw")
                 # stat(2): blocks are of 512 bytes.
-                growth += max(0, size - path.stat().st_blocks * 512)
+                growth += max(0, qemu_img.size_of_attached(disk) - Path(disk["path"]).stat().st_blocks * 512)
     return Demand(limits.guest_memory(config), int(config["cpus"]["max_vcpus"]), growth)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from . import snapshot_disks, vm_access, vmm_versions
 from .errors import MicrovmError
 from .runner import Runner
+from .vm_migration import SENDS_PAUSED
 from .vm_paths import Paths
 from .vm_schema import spelled
 
@@ -110,10 +111,10 @@ def check(offer: Mapping[str, Any], paths: Paths, runner: Runner, vmm: str) -> N
             "an older one; install that version here",
             option="vmm",
         )
-    if offer["copied"] and there < (52, 0):
+    if offer["copied"] and there < SENDS_PAUSED:
         raise MicrovmError(
-            "its disks would be copied, for which the guest is paused; a VM that is paused can be migrated from v52.0 on, "
-            f"and this one runs in {spelled(there)}: have its disks on shared storage, or move it to a newer VMM first",
+            f"its disks would be copied, for which the guest is paused; a VM that is paused can be migrated from "
+            f"{spelled(SENDS_PAUSED)} on, and this one runs in {spelled(there)}: have its disks on shared storage, or move it to a newer VMM first",
             option="disks",
         )
     for path, size in offer["files"].items():

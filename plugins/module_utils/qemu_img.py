@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from .runner import Runner
 
@@ -48,6 +49,11 @@ def size_of(path: Path, format: Format) -> int:
     if header[:4] != b"QFI\xfb" or len(header) < 32:
         raise ValueError(f"'{path}' is not a qcow2 image")
     return int.from_bytes(header[24:32], "big")
+
+
+def size_of_attached(disk: Mapping[str, Any]) -> int:
+    """Return the size in bytes that a guest sees of a disk of a VmConfig, which has a path. Raises OSError and ValueError."""
+    return size_of(Path(disk["path"]), "qcow2" if disk.get("image_type") == "Qcow2" else "raw")
 
 
 def is_qcow2(path: Path) -> bool:

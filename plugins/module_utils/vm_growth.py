@@ -11,11 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from . import qemu_img
-from .errors import MicrovmError
 from .vm_changes import Call, Change
 from .vm_config import Spec
 from .vm_schema import Version, spelled
@@ -43,8 +41,8 @@ def _size(disk: Mapping[str, Any]) -> int | None:
     """Return how large the image is for a guest, in bytes; None where it is not there, or is none."""
     if "path" not in disk:
         return None
-    with suppress(OSError, ValueError, MicrovmError):
-        return qemu_img.size_of(Path(disk["path"]), "qcow2" if disk["image_type"] == "Qcow2" else "raw")
+    with suppress(OSError, ValueError):
+        return qemu_img.size_of_attached(disk)
     return None
 
 

@@ -84,7 +84,8 @@ def apply(vm: Vm, todo: Sequence[Call], spec: Spec) -> None:
     done: list[str] = []
     plugs_in = any(call.what == "add" for call in todo)
     for call in todo:
-        vm_prepare.require_backends({call.kind: [call.value]} if call.what == "add" else {})
+        if call.what == "add":
+            vm_prepare.require_backends({call.kind: [call.value]})
     made = vm_prepare.prepare(vm, replace(spec, taps=_needed(todo, spec))) if plugs_in else []
     try:
         for call in todo:

@@ -29,7 +29,7 @@ _ARRIVAL_SECONDS = 30.0
 _POLL_SECONDS = 0.01
 _FAILED = '"migration-failed"'
 # The first release that hands over a VM that is paused. Of those before, some refuse, and v43.0 dies of it with its guest.
-_SENDS_PAUSED: Version = (52, 0)
+SENDS_PAUSED: Version = (52, 0)
 
 
 def begin_receiving(api_socket: Path, migration_socket: Path, alive: Callable[[], bool]) -> None:
@@ -111,10 +111,10 @@ def send(vm: Vm, url: str, *, local: bool, timeout: float, give_up: Callable[[],
 
 def refusal(release: Version, *, paused: bool) -> str:
     """Return why a VMM of a release is not asked for its VM; nothing where it can be."""
-    if not paused or release >= _SENDS_PAUSED:
+    if not paused or release >= SENDS_PAUSED:
         return ""
     return (
-        f"a VM that is paused can be handed over from Cloud Hypervisor {spelled(_SENDS_PAUSED)} on, and this one runs in "
+        f"a VM that is paused can be handed over from Cloud Hypervisor {spelled(SENDS_PAUSED)} on, and this one runs in "
         f"{spelled(release)}; resume it before"
     )
 

@@ -47,11 +47,12 @@ def offer(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
     if move is not None and not check_mode:
         _stay(vm, move.runs)  # a run was killed
     now = _movable(vm)
-    unflushed.refuse(_config(now), accepted=item.get("accept_unflushed"), what="a migration")
+    config = _config(now)
+    unflushed.refuse(config, accepted=item.get("accept_unflushed"), what="a migration")
     version = vm.client().ping()["version"]
     if why := vm_migration.refusal(vmm_versions.parse(version), paused=now.state == "paused"):
         raise MicrovmError(why, option="name")
-    made = migration_offer.make(vm.paths, now.record or {}, _config(now), version)
+    made = migration_offer.make(vm.paths, now.record or {}, config, version)
     ready = ready_record.seen(vm.paths, ready_record.boot(vm.paths, now.pid))
     made |= {"state": now.state, "ready": ready, "probes": [], "public_key": None}
     if not check_mode:
@@ -98,10 +99,11 @@ def send(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
         return Outcome(changed=True, facts=facts, actions=("sent the guest",))
     channel = _channel(vm, item)
     timeout = item.get("timeout") or vm_migration.DEFAULT_TIMEOUT
-    _require_the_same(vm, now, item["offer"])
+    config = _config(now)
+    _require_the_same(vm, now, config, item["offer"])
     running = now.state == "running"
     vm_moving.write(vm.paths, Move("to", item["host"], running))
-    disks = migration_offer.own_disks(_config(now), vm.paths)
+    disks = migration_offer.own_disks(config, vm.paths)
     sources = [Source(path, bool(disk.get("direct"))) for path, disk in sorted(disks.items())]
     guard = resumed_if_killed(vm.paths.api_socket) if sources and running else nullcontext()
     try:
@@ -124,9 +126,9 @@ def send(vm: Vm, item: Mapping[str, Any], *, check_mode: bool) -> Outcome:
     return Outcome(changed=True, facts=facts, actions=("sent the guest",))
 
 
-def _require_the_same(vm: Vm, now: Current, offered: Mapping[str, Any]) -> None:
+def _require_the_same(vm: Vm, now: Current, config: Mapping[str, Any], offered: Mapping[str, Any]) -> None:
     """Raise MicrovmError for a VM that has changed since it was offered: the other host would wait for another one."""
-    made = migration_offer.make(vm.paths, now.record or {}, _config(now), offered["vmm_version"])
+    made = migration_offer.make(vm.paths, now.record or {}, config, offered["vmm_version"])
     for part in ("record", "net", "shared"):
         if made[part] != offered[part]:
             raise MicrovmError("the VM was changed since it was offered; run the migration again", option="offer")
